@@ -1,0 +1,114 @@
+"""Figures: what the helpers draw, and that nothing stays open."""
+
+import io
+import types
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def displayed(nb, monkeypatch):
+    """The objects that the notebook's functions display."""
+    objects = []
+    monkeypatch.setattr(nb, "display", objects.append)
+    return objects
+
+
+@pytest.fixture
+def drawn(nb, monkeypatch):
+    """The Matplotlib figures, before they become pictures."""
+    figures = []
+    monkeypatch.setattr(nb, "show_figure", lambda figure, alt: figures.append(figure))
+    yield figures
+    for figure in figures:
+        nb.plt.close(figure)
+
+
+def test_show_figure_displays_a_png_with_its_text_and_closes(nb, displayed):
+    figure, axes = nb.plt.subplots()
+    axes.plot([0, 1])
+    nb.show_figure(figure, alt="a line")
+    [image] = displayed
+    assert image.alt == "a line"
+    pixels = nb.plt.imread(io.BytesIO(image.data), format="png")
+    assert np.ptp(pixels[..., :3]) > 0.5
+    assert nb.plt.get_fignums() == []
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_show_image_grid_puts_every_image_in_its_place(nb, drawn, rng, channels):
+    rows = rng.uniform(0.3, 0.6, size=(2, 4, 5, 6, channels))
+    nb.show_image_grid(rows, "a title", row_labels=["a", "b"], column_labels="wxyz")
+    [axes] = drawn[0].axes
+    [image] = axes.images
+    mosaic = np.asarray(image.get_array()).reshape(2 * 5, 4 * 6, channels)
+    for i in range(2):
+        for j in range(4):
+            part = mosaic[5 * i : 5 * (i + 1), 6 * j : 6 * (j + 1)]
+            np.testing.assert_allclose(part, rows[i, j])
+    assert image.get_clim() == (0, 1)  # contrast is not stretched per picture
+    assert axes.get_title() == "a title"
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["a", "b"]
+    assert [text.get_text() for text in axes.get_xticklabels()] == list("wxyz")
+
+
+def test_plot_history_draws_both_curves(nb, drawn):
+    history = types.SimpleNamespace(history={"loss": [5, 4, 2], "val_loss": [6, 5, 3]})
+    nb.plot_history(history, "a title", reference=("somebody else", -4.5))
+    nb.plot_history(history, "a title", name="loss", sign=1)
+    (elbo,), (loss,) = drawn[0].axes, drawn[1].axes
+    train, test, reference = elbo.lines
+    np.testing.assert_array_equal(train.get_xdata(), [1, 2, 3])
+    np.testing.assert_array_equal(train.get_ydata(), [-5, -4, -2])
+    np.testing.assert_array_equal(test.get_ydata(), [-6, -5, -3])
+    assert set(reference.get_ydata()) == {-4.5}
+    assert train.get_linestyle() != test.get_linestyle()
+    texts = [text.get_text() for text in elbo.get_legend().get_texts()]
+    assert texts == ["train", "test", "somebody else"]
+    assert "ELBO" in elbo.get_ylabel() and "nats" in elbo.get_ylabel()
+    np.testing.assert_array_equal(loss.lines[1].get_ydata(), [6, 5, 3])
+    assert "loss" in loss.get_ylabel()
+
+
+def test_figures_are_closed_afterwards(nb, displayed, make_model, make_blobs):
+    model, (images, labels) = make_model(), make_blobs(30)
+    encodings = nb.get_allClass_encodings(model, images, labels)
+    history = types.SimpleNamespace(history={"loss": [2, 1], "val_loss": [3, 2]})
+    nb.plot_latent_space(encodings)
+    nb.plot_history(history, "curves")
+    nb.walk_src_to_dst(model, encodings, 0, 1)
+    nb.generate_and_display_images(model, 1, images[:4])
+    assert len(displayed) == 4
+    assert all(image.alt for image in displayed)
+    assert nb.plt.get_fignums() == []
+
+
+def test_show_flow_chart_without_dot_prints_a_table(
+    nb, make_model, monkeypatch, capsys
+):
+    monkeypatch.setattr(nb.shutil, "which", lambda program: None)
+    encoder = make_model().encoder
+    nb.show_flow_chart(encoder)
+    printed = capsys.readouterr().out
+    assert "apt-get install graphviz" in printed
+    for layer in encoder.layers:
+        assert layer.name in printed
+
+
+def test_show_flow_chart_with_dot_displays_a_picture(
+    nb, make_model, displayed, monkeypatch
+):
+    charts = []
+
+    def plot_model(network, path, show_shapes, **rest):  # `dot` may be absent here
+        charts.append((network, show_shapes))
+        nb.pathlib.Path(path).write_bytes(b"\x89PNG\r\n\x1a\n a chart")
+
+    monkeypatch.setattr(nb.shutil, "which", lambda program: "/usr/bin/dot")
+    monkeypatch.setattr(nb.tf.keras.utils, "plot_model", plot_model)
+    decoder = make_model().decoder
+    nb.show_flow_chart(decoder)
+    assert charts == [(decoder, True)]
+    [image] = displayed
+    assert image.data.endswith(b"a chart") and "decoder" in image.alt
