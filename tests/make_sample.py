@@ -29,7 +29,7 @@ def main(folder):
         inexact = json.loads(inexact_file.read_text()) if inexact_file.exists() else {}
         sample = {}
         with np.load(folder / f"{name}.npz", allow_pickle=False) as full:
-            for part, per_class in zip(("train", "test"), counts):
+            for part, per_class in zip(("train", "test"), counts, strict=True):
                 labels = full[f"y_{part}"]
                 rows = first_of_each_class(labels, per_class, inexact.get(part, []))
                 sample[f"x_{part}"] = full[f"x_{part}"][rows]

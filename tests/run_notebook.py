@@ -24,13 +24,24 @@ def code_hash(notebook):
     return hashlib.sha256(code.encode()).hexdigest()
 
 
+def merge_adjacent_streams(outputs):
+    """Join neighbouring pieces of one stream; the order among pictures stays."""
+    merged = []
+    for output in outputs:
+        last = merged[-1] if merged else {}
+        if output.output_type == "stream" and last.get("name") == output.name:
+            last.text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
 def main(output):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     client = NotebookClient(
         notebook,
         timeout=None,
         kernel_name="python3",
-        coalesce_streams=True,
         resources={"metadata": {"path": str(ROOT)}},
         on_cell_executed=lambda cell, cell_index, execute_reply: print(
             f"cell {cell_index + 1} of {len(notebook.cells)} done", flush=True
@@ -41,6 +52,8 @@ def main(output):
     finally:  # a failed run is kept too: it shows where and why
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # times of day: noise in a diff
+            if cell.cell_type == "code":
+                cell.outputs = merge_adjacent_streams(cell.outputs)
         notebook.metadata["executed_code_sha256"] = code_hash(notebook)
         output.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, output)
