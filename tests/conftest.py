@@ -95,6 +95,16 @@ def make_model(nb):
 
 
 @pytest.fixture
+def figures(nb, monkeypatch):
+    """The figures that the notebook's functions show, as Matplotlib objects."""
+    shown = []
+    monkeypatch.setattr(nb, "show_figure", lambda figure, alt: shown.append(figure))
+    yield shown
+    for figure in shown:
+        nb.plt.close(figure)
+
+
+@pytest.fixture
 def make_blobs():
     """Function that makes images of two classes: left or right half bright."""
 

@@ -4,8 +4,7 @@
 
 Each bug is one replacement in the cells tagged `def`, written to a temporary copy of
 the notebook that the tests get through HW3_NOTEBOOK. Prints a table: the bug, and the
-first test that failed, or MISSED. Takes about a quarter of an hour on two cores; with
-numbers, only those bugs are planted. The exit status is 0 if all were caught.
+first test that failed, or MISSED. With numbers, only those bugs are planted. The exit status is 0 if all were caught.
 """
 
 import copy

@@ -15,16 +15,6 @@ def displayed(nb, monkeypatch):
     return objects
 
 
-@pytest.fixture
-def drawn(nb, monkeypatch):
-    """The Matplotlib figures, before they become pictures."""
-    figures = []
-    monkeypatch.setattr(nb, "show_figure", lambda figure, alt: figures.append(figure))
-    yield figures
-    for figure in figures:
-        nb.plt.close(figure)
-
-
 def test_show_figure_displays_a_png_with_its_text_and_closes(nb, displayed):
     figure, axes = nb.plt.subplots()
     axes.plot([0, 1])
@@ -37,10 +27,10 @@ def test_show_figure_displays_a_png_with_its_text_and_closes(nb, displayed):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_show_image_grid_puts_every_image_in_its_place(nb, drawn, rng, channels):
+def test_show_image_grid_puts_every_image_in_its_place(nb, figures, rng, channels):
     rows = rng.uniform(0.3, 0.6, size=(2, 4, 5, 6, channels))
     nb.show_image_grid(rows, "a title", row_labels=["a", "b"], column_labels="wxyz")
-    [axes] = drawn[0].axes
+    [axes] = figures[0].axes
     [image] = axes.images
     mosaic = np.asarray(image.get_array()).reshape(2 * 5, 4 * 6, channels)
     for i in range(2):
@@ -53,11 +43,11 @@ def test_show_image_grid_puts_every_image_in_its_place(nb, drawn, rng, channels)
     assert [text.get_text() for text in axes.get_xticklabels()] == list("wxyz")
 
 
-def test_plot_history_draws_both_curves(nb, drawn):
+def test_plot_history_draws_both_curves(nb, figures):
     history = types.SimpleNamespace(history={"loss": [5, 4, 2], "val_loss": [6, 5, 3]})
     nb.plot_history(history, "a title", reference=("somebody else", -4.5))
     nb.plot_history(history, "a title", name="loss", sign=1)
-    (elbo,), (loss,) = drawn[0].axes, drawn[1].axes
+    (elbo,), (loss,) = figures[0].axes, figures[1].axes
     train, test, reference = elbo.lines
     np.testing.assert_array_equal(train.get_xdata(), [1, 2, 3])
     np.testing.assert_array_equal(train.get_ydata(), [-5, -4, -2])

@@ -10,16 +10,6 @@ from sklearn.neighbors import KNeighborsClassifier
 
 
 @pytest.fixture
-def figures(nb, monkeypatch):
-    """The figures that the notebook's functions show, as Matplotlib objects."""
-    shown = []
-    monkeypatch.setattr(nb, "show_figure", lambda figure, alt: shown.append(figure))
-    yield shown
-    for figure in shown:
-        nb.plt.close(figure)
-
-
-@pytest.fixture
 def encodings(rng):
     """Codes of three classes, [n, 3] each, around different points."""
     return {
