@@ -4,7 +4,8 @@
 
 Each bug is one replacement in the cells tagged `def`, written to a temporary copy of
 the notebook that the tests get through HW3_NOTEBOOK. Prints a table: the bug, and the
-first test that failed, or MISSED. With numbers, only those bugs are planted. The exit status is 0 if all were caught.
+first test that failed, or MISSED. With numbers, only those bugs are planted. The exit
+status is 0 if all were caught.
 """
 
 import copy
