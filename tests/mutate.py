@@ -174,25 +174,25 @@ MUTATIONS = [
     ),
     (
         "compute_mmd: a kernel term left out",
-        "        + tf.reduce_mean(compute_kernel(y, y))\n",
-        "",
+        "mean_kernel(x, x) + mean_kernel(y, y) - 2 * mean",
+        "mean_kernel(x, x) - 2 * mean",
         "losses",
     ),
     (
         "compute_mmd: 2 missing",
-        "- 2 * tf.reduce_mean(compute_kernel(x, y))",
-        "- tf.reduce_mean(compute_kernel(x, y))",
+        "mean_kernel(y, y) - 2 * mean_kernel(x, y)",
+        "mean_kernel(y, y) - mean_kernel(x, y)",
         "losses",
     ),
     (
         "compute_mmd_loss: weight ignored",
-        "return reconstruction + weight * compute_mmd(",
-        "return reconstruction + compute_mmd(",
+        "return reconstruction + weight * compute_mmd",
+        "return reconstruction + compute_mmd",
         "losses",
     ),
     (
         "preprocess_images: no 1 / 255",
-        "return images.astype(np.float32) / 255.0",
+        "return images / np.float32(255)",
         "return images.astype(np.float32)",
         "data",
     ),
@@ -228,8 +228,8 @@ MUTATIONS = [
     ),
     (
         "make_dataset: the same order each epoch",
-        "dataset.shuffle(len(images), seed=SEED)",
-        "dataset.shuffle(len(images), seed=SEED, reshuffle_each_iteration=False)",
+        "indices.shuffle(len(images), seed=SEED)",
+        "indices.shuffle(len(images), seed=SEED, reshuffle_each_iteration=False)",
         "data",
     ),
     (
@@ -240,8 +240,8 @@ MUTATIONS = [
     ),
     (
         "show_figure: figure left open",
-        "    plt.close(figure)\n",
-        "",
+        "    plt.close(figure)\n    display(Image(",
+        "    display(Image(",
         "figures",
     ),
     (
@@ -315,6 +315,60 @@ MUTATIONS = [
         "compute_mmd(prior[1], prior[0])",
         "compute_mmd(prior[0], prior[0])",
         "latent",
+    ),
+    (
+        "mean_kernel: blocks overlap",
+        "for start in range(0, x.shape[0], EVAL_BATCH_SIZE)",
+        "for start in range(0, x.shape[0], EVAL_BATCH_SIZE - 1)",
+        "losses",
+    ),
+    (
+        "compute_mmd_to_prior: exponent without the kernel's width",
+        "tf.reduce_sum(z**2, axis=1) / (d + 2)",
+        "tf.reduce_sum(z**2, axis=1) / d",
+        "losses",
+    ),
+    (
+        "compute_mmd_to_prior: wrong mean over two prior draws",
+        "(1 + 4 / d) ** (-d / 2)",
+        "(1 + 2 / d) ** (-d / 2)",
+        "losses",
+    ),
+    (
+        "make_dataset: flip upside down",
+        "tf.image.random_flip_left_right(",
+        "tf.image.random_flip_up_down(",
+        "data",
+    ),
+    (
+        "Backup: another configuration is loaded",
+        "if differing:",
+        "if False:",
+        "backup",
+    ),
+    (
+        "Backup: weights not loaded",
+        "            self.model.load_weights(self.weights_file())\n",
+        "",
+        "backup",
+    ),
+    (
+        "Backup: the new weights' name is published before they are written",
+        "        self.model.save_weights(self.weights_file(), overwrite=True)\n"
+        '        new = self.folder / "new.json"\n'
+        '        new.write_text(json.dumps(self.configuration | {"logs": self.logs}))\n'
+        "        new.replace(self.progress)\n",
+        '        new = self.folder / "new.json"\n'
+        '        new.write_text(json.dumps(self.configuration | {"logs": self.logs}))\n'
+        "        new.replace(self.progress)\n"
+        "        self.model.save_weights(self.weights_file(), overwrite=True)\n",
+        "backup",
+    ),
+    (
+        "main_train_loop: a resumed training counts its epochs from 1",
+        "initial_epoch=done,",
+        "initial_epoch=0,",
+        "backup",
     ),
 ]
 

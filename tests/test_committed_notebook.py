@@ -81,6 +81,14 @@ def test_every_picture_is_a_png_with_alternative_text(outputs):
         assert picture.metadata["image/png"]["alt"].strip()
 
 
+def test_the_walks_are_shown_as_one_small_looping_gif(outputs):
+    shown = [text_of(o) for o in outputs if "image/gif" in text_of(o)]
+    [(content, alt)] = re.findall('image/gif;base64,([^"]+)" alt="([^"]+)"', shown[0])
+    gif = base64.b64decode(content)
+    assert len(shown) == 1 and gif.startswith(b"GIF89a") and len(gif) <= 500_000
+    assert b"NETSCAPE2.0" in gif and alt.strip()  # that block makes it loop
+
+
 def test_no_path_of_a_machine(notebook):
     for cell in notebook.cells:
         text = cell.source + "".join(text_of(o) for o in cell.get("outputs", []))
@@ -202,7 +210,7 @@ def test_summary_reaches_the_required_figures(summary):
     assert value["mnist_elbo", "test_elbo"] >= -140
     assert value["cifar10_mmd", "psnr"] >= 21
     # The prior is matched: near the floor, where the KL term alone stays far above.
-    assert value["cifar10_mmd", "mmd"] <= 3 * value["cifar10_mmd", "mmd_floor"]
+    assert value["cifar10_mmd", "mmd"] <= 2 * value["cifar10_mmd", "mmd_floor"]
     assert value["cifar10_mmd", "mmd"] < value["cifar10_improved", "mmd"] / 10
     assert value["mnist_elbo", "epochs"] >= 10
     assert min(value[model, "epochs"] for model in MODELS[1:]) >= 15

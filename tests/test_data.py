@@ -1,6 +1,11 @@
 """load_dataset, its sources and damaged files; preprocess_images; make_dataset."""
 
+import errno
+import http.server
 import pickle
+import sys
+import threading
+import zipfile
 
 import numpy as np
 import pytest
@@ -95,6 +100,95 @@ def test_load_dataset_without_any_source_says_what_to_do(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(RuntimeError, match="mnist.*network.*HW3_DATA_DIR"):
         nb.load_dataset("mnist")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        FileNotFoundError(errno.ENOENT, "No such file", "data_batch_3"),
+        ValueError("Incomplete or corrupted file detected"),
+        EOFError("Ran out of input"),
+        pickle.UnpicklingError("invalid load key"),
+        zipfile.BadZipFile("Bad magic number"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_load_dataset_does_not_take_a_damaged_download_for_offline(
+    nb, root, keras_load, monkeypatch, error
+):
+    keras_load("cifar10", error)
+    monkeypatch.chdir(root)  # where the sample lies
+    with pytest.raises(RuntimeError, match="cifar10.*damaged.*disk.*delete"):
+        nb.load_dataset("cifar10")
+
+
+def test_load_dataset_checks_what_keras_returns(nb, keras_load):
+    arrays = small_arrays()
+    keras_load("mnist", as_keras(arrays | {"y_train": arrays["y_train"] + 10}))
+    with pytest.raises(RuntimeError, match="y_train must be .*labels 0-9"):
+        nb.load_dataset("mnist")
+
+
+@pytest.fixture
+def serve(nb, monkeypatch, tmp_path):
+    """Function that makes Keras download MNIST from here; returns the requests so far.
+
+    The server sends `content` and announces `length` bytes; None: there is no server.
+    """
+    requests, servers = [], []
+    module = sys.modules[nb.tf.keras.datasets.mnist.load_data.__module__]
+    get_file = module.get_file
+
+    def start(content, length):
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                requests.append(self.path)
+                self.send_response(200)
+                self.send_header("Content-Length", str(length))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *arguments):
+                pass
+
+        server = http.server.HTTPServer(("127.0.0.1", 0), Handler)
+        address = f"http://127.0.0.1:{server.server_port}/mnist.npz"
+        if length is None:
+            server.server_close()
+        else:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            servers.append(server)
+
+        def from_here(fname, origin, **options):
+            return get_file(fname, address, **options, cache_dir=str(tmp_path))
+
+        monkeypatch.setattr(module, "get_file", from_here)
+        return requests
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+def test_load_dataset_refuses_other_bytes_and_does_not_keep_them(nb, serve):
+    requests = serve(b"not the data", 12)
+    for attempt in (1, 2):  # what the first one left is not trusted by the second
+        with pytest.raises(RuntimeError, match="mnist.*damaged"):
+            nb.load_dataset("mnist")
+        assert len(requests) == attempt
+
+
+@pytest.mark.parametrize("length", [10_000, None], ids=["cut off", "no server"])
+def test_load_dataset_after_a_failed_download(
+    nb, serve, tmp_path, monkeypatch, root, capsys, length
+):
+    serve(b"only the beginning", length)
+    monkeypatch.chdir(root)
+    nb.load_dataset("mnist")
+    assert "Reason: URL fetch failure" in capsys.readouterr().out
+    assert not list(tmp_path.rglob("*.npz"))  # nothing that a later run would trust
 
 
 @pytest.mark.parametrize("name", ["fashion", "MNIST", "", None])
@@ -244,3 +338,19 @@ def test_make_dataset_for_training_shuffles_and_drops_the_ragged_batch(nb):
     ragged = nb.make_dataset(numbered_images(n), 16, training=True)
     assert [len(batch) for batch in ragged] == [16, 16, 16]
     assert ragged.cardinality() == 3 and ragged.element_spec.shape[0] == 16
+
+
+def test_make_dataset_flips_half_of_the_images(nb, rng):
+    images = rng.uniform(size=(400, 2, 3, 1)).astype(np.float32)
+    [batch] = nb.make_dataset(images, 400, flip=True)
+    flipped = np.all(batch == images[:, :, ::-1], axis=(1, 2, 3))
+    assert np.all(flipped | np.all(batch == images, axis=(1, 2, 3)))
+    assert 150 < flipped.sum() < 250
+
+
+def test_make_dataset_holds_no_second_copy_of_the_images(nb):
+    images = np.zeros((4, 2, 2, 1), np.float32)
+    dataset = nb.make_dataset(images, 4)
+    images[:] = 0.5  # seen by the data set, which reads the array itself
+    [batch] = dataset
+    assert np.all(batch == 0.5)

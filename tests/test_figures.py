@@ -1,10 +1,15 @@
 """Figures: what the helpers draw, and that nothing stays open."""
 
+import base64
 import io
+import itertools
+import re
 import types
 
 import numpy as np
 import pytest
+from matplotlib.colors import to_rgb
+from PIL import Image
 
 
 @pytest.fixture
@@ -102,3 +107,74 @@ def test_show_flow_chart_with_dot_displays_a_picture(
     assert charts == [(decoder, True)]
     [image] = displayed
     assert image.data.endswith(b"a chart") and "decoder" in image.alt
+
+
+def test_show_animation_displays_a_gif_of_all_frames(nb, displayed, rng):
+    clips = [
+        np.linspace(0, 1, 4)[:, None, None, None] * np.ones((4, 8, 8, 1)),
+        rng.uniform(size=(4, 6, 6, 3)),
+    ]
+    nb.show_animation(clips, ["grey", "colour"], alt="two clips")
+    [shown] = displayed
+    assert 'alt="two clips"' in shown.data
+    content = base64.b64decode(re.search('image/gif;base64,([^"]+)', shown.data)[1])
+    with Image.open(io.BytesIO(content)) as gif:
+        levels = []
+        for frame in range(gif.n_frames):
+            gif.seek(frame)
+            pixels = np.asarray(gif.convert("L"))
+            levels.append(pixels[pixels.shape[0] // 2, pixels.shape[1] // 4])
+        assert gif.info["loop"] == 0  # for ever
+    # There and back: black, two greys, white, and the greys once more.
+    np.testing.assert_allclose(levels, [0, 85, 170, 255, 170, 85], atol=6)
+    assert nb.plt.get_fignums() == []
+
+
+# What a colour becomes, in linear RGB, for eyes without one kind of cones
+# (Machado, Oliveira and Fernandes 2009, severity 1).
+COLOUR_VISION = {
+    "normal": np.eye(3),
+    "protanopia": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranopia": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanopia": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
+}
+TO_XYZ = [
+    [0.4124564, 0.3575761, 0.1804375],
+    [0.2126729, 0.7151522, 0.0721750],
+    [0.0193339, 0.1191920, 0.9503041],
+]
+WHITE = [0.95047, 1.0, 1.08883]
+
+
+def lab(colour, vision):
+    """CIELAB coordinates of an sRGB colour as eyes of that kind see it."""
+    colour = np.array(to_rgb(colour))
+    linear = np.where(
+        colour <= 0.04045, colour / 12.92, ((colour + 0.055) / 1.055) ** 2.4
+    )
+    seen = np.clip(np.array(COLOUR_VISION[vision]) @ linear, 0, 1)
+    x, y, z = np.cbrt(np.array(TO_XYZ) @ seen / WHITE)
+    return np.array([116 * y - 16, 500 * (x - y), 200 * (y - z)])
+
+
+@pytest.mark.parametrize("vision", COLOUR_VISION)
+def test_plot_latent_space_colours_differ_for_every_eye(nb, figures, rng, vision):
+    encodings = {c: rng.normal(size=(5, 2)) for c in range(10)}
+    nb.plot_latent_space(encodings)
+    [figure] = figures
+    colours = [tuple(c.get_facecolor()[0][:3]) for c in figure.axes[0].collections]
+    assert len(colours) == 10
+    for a, b in itertools.combinations([lab(c, vision) for c in colours], 2):
+        assert np.linalg.norm(a - b) > 15  # 2.3 is just noticeable side by side

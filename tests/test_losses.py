@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import integrate, stats
+from scipy.spatial import distance
 from scipy.special import expit
 
 
@@ -189,43 +190,50 @@ def test_compute_mmd_has_power_against_a_shift(nb, rng):
     assert float(nb.compute_mmd(a, shifted) - floor) == pytest.approx(expected, rel=0.2)
 
 
-def test_compute_mmd_loss_is_reconstruction_plus_weighted_mmd(
-    nb, fixed, x, monkeypatch
-):
+def test_compute_mmd_of_many_codes_goes_by_blocks(nb, rng):
+    n, m = nb.EVAL_BATCH_SIZE + 37, 2 * nb.EVAL_BATCH_SIZE + 5
+    a = rng.normal(size=(n, 4)).astype(np.float32)
+    b = rng.normal(loc=0.5, size=(m, 4)).astype(np.float32)
+
+    def mean(x, y):
+        return np.exp(-distance.cdist(x, y, "sqeuclidean") / 4).mean()
+
+    expected = mean(a, a) + mean(b, b) - 2 * mean(a, b)
+    np.testing.assert_allclose(nb.compute_mmd(a, b), expected, rtol=1e-3)
+
+
+@pytest.mark.parametrize("dim", [1, 3, 20])
+def test_compute_mmd_to_prior_against_integrals(nb, rng, dim):
+    z = rng.normal(loc=0.4, scale=1.3, size=(7, dim)).astype(np.float32)
+    # Squared distances to a normal draw follow a noncentral chi-squared law.
+    to_prior = [
+        stats.ncx2(dim, np.sum(code**2, dtype=float)).expect(lambda r: np.exp(-r / dim))
+        for code in z
+    ]
+    within_prior = stats.chi2(dim).expect(lambda r: np.exp(-2 * r / dim))
+    within = np.exp(-distance.cdist(z, z, "sqeuclidean") / dim).mean()
+    expected = within + within_prior - 2 * np.mean(to_prior)
+    np.testing.assert_allclose(nb.compute_mmd_to_prior(z), expected, atol=2e-5)
+
+
+def test_compute_mmd_to_prior_is_the_limit_of_many_draws(nb, rng):
+    z = rng.normal(loc=0.3, size=(40, 5)).astype(np.float32)
+    draws = rng.normal(size=(20_000, 5)).astype(np.float32)
+    limit = nb.compute_mmd_to_prior(z)
+    np.testing.assert_allclose(nb.compute_mmd(z, draws), limit, atol=2e-3)
+
+
+def test_compute_mmd_loss_is_reconstruction_plus_weighted_mmd(nb, fixed, x):
     model, z = fixed
-    samples, compute_mmd = [], nb.compute_mmd
-
-    def spy(*arguments):
-        samples.append([np.array(a) for a in arguments])
-        return compute_mmd(*arguments)
-
-    monkeypatch.setattr(nb, "compute_mmd", spy)
-    loss = nb.compute_mmd_loss(model, x)
-    other_loss = nb.compute_mmd_loss(model, x, weight=7.0)
-    (codes, prior), (_, next_prior) = samples
-    np.testing.assert_array_equal(codes, z)
-    assert not np.allclose(prior, next_prior)  # drawn anew each time
     reconstruction = -calibrated(x, model.decode(z)).mean()
-    expected = reconstruction + nb.MMD_WEIGHT * compute_mmd(z, prior)
+    draws = np.random.default_rng(3).normal(size=(20_000, z.shape[1]))
+    mmd = float(nb.compute_mmd(z, draws.astype(np.float32)))
+    loss = nb.compute_mmd_loss(model, x, weight=1e6)
     assert loss.shape == ()
-    np.testing.assert_allclose(loss, expected, rtol=1e-4)
-    expected = reconstruction + 7 * compute_mmd(z, next_prior)
-    np.testing.assert_allclose(other_loss, expected, rtol=1e-4)
-
-
-def test_compute_mmd_loss_compares_with_the_standard_normal(
-    nb, make_model, rng, monkeypatch
-):
-    priors, images = [], rng.uniform(size=(1000, 8, 8, 1)).astype(np.float32)
-    monkeypatch.setattr(nb, "compute_mmd", lambda z, prior: priors.append(prior) or 0.0)
-    model = make_model()
-    for _ in range(3):
-        nb.compute_mmd_loss(model, images)
-    draws = np.concatenate(priors)
-    n = len(draws)
-    assert n >= 1000 and draws.shape[1] == 3
-    assert np.abs(np.mean(draws, axis=0)).max() < 5 / np.sqrt(n)
-    assert np.abs(np.var(draws, axis=0) - 1).max() < 5 * np.sqrt(2 / n)
+    assert float(loss) - reconstruction == pytest.approx(1e6 * mmd, rel=0.02)
+    default = float(nb.compute_mmd_loss(model, x)) - reconstruction
+    share = default / (float(loss) - reconstruction)
+    assert share == pytest.approx(nb.MMD_WEIGHT / 1e6, rel=1e-2)
 
 
 def test_compute_mmd_loss_pulls_the_codes_to_the_prior(nb, make_model, x):

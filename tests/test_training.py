@@ -135,6 +135,20 @@ def test_main_train_loop_weighs_all_test_images_alike(
     assert history.history["val_loss"][-1] == pytest.approx(expected, rel=1e-4)
 
 
+def test_main_train_loop_traces_no_more_for_more_epochs(nb, tiny, datasets):
+    traces = []
+    for epochs in (1, 4):
+        calls = []
+
+        def loss(model, x, calls=calls):
+            calls.append(x.shape)  # Python runs this only while TensorFlow traces
+            return nb.compute_loss(model, x)
+
+        nb.main_train_loop(tiny(), *datasets, epochs=epochs, loss_fn=loss)
+        traces.append(calls)
+    assert traces[0] == traces[1] and 2 <= len(traces[0]) <= 4
+
+
 def test_main_train_loop_stops_at_the_first_loss_that_is_not_finite(nb, tiny, datasets):
     tf = nb.tf
 
