@@ -64,13 +64,13 @@ MUTATIONS = [
     ),
     (
         "reparameterize: noise without the model's seed",
-        "tf.keras.random.normal(tf.shape(mean), seed=self.noise)",
+        "tf.keras.random.normal(tf.shape(mean), dtype=mean.dtype, seed=self.noise)",
         "tf.random.normal(tf.shape(mean))",
         "model",
     ),
     (
         "reparameterize: the same noise each time",
-        "tf.keras.random.normal(tf.shape(mean), seed=self.noise)",
+        "tf.keras.random.normal(tf.shape(mean), dtype=mean.dtype, seed=self.noise)",
         "tf.keras.random.normal(tf.shape(mean), seed=1)",
         "model",
     ),
@@ -222,7 +222,7 @@ MUTATIONS = [
     ),
     (
         "make_dataset: ragged last batch kept",
-        "drop_remainder=training",
+        "drop_remainder=bool(training)",
         "drop_remainder=False",
         "data",
     ),
@@ -264,7 +264,7 @@ MUTATIONS = [
     ),
     (
         "EpochReport: loss that is not finite passes",
-        'if not np.isfinite(logs["loss"]):',
+        "if not np.isfinite(loss):",
         "if False:",
         "training",
     ),
@@ -300,8 +300,8 @@ MUTATIONS = [
     ),
     (
         "measure_model: mean of the images' PSNR",
-        "-10 * np.log10(np.mean(np.concatenate(squared_errors)))",
-        "-10 * np.mean(np.log10(np.concatenate(squared_errors)))",
+        '"psnr": (-10 * np.log10(np.mean(np.concatenate(squared_errors)))',
+        '"psnr": (-10 * np.mean(np.log10(np.concatenate(squared_errors)))',
         "latent",
     ),
     (
