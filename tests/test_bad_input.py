@@ -89,7 +89,6 @@ def one_figure(p):
 CALLS = {
     "require_positive_int": lambda p: dict(first=1, second=2),
     "require_floats": lambda p: dict(shape=(None, 3), first=p.codes, second=p.codes),
-    "require_broadcast": lambda p: dict(raxis=1, first=p.codes, second=p.codes[:1]),
     "require_labels": lambda p: dict(n=8, first=p.labels, second=p.labels),
     "require_model": lambda p: dict(model=p.model),
     "require_names": lambda p: dict(n=2, first=["a", "b"], second=("a", "b")),
