@@ -354,3 +354,9 @@ def test_make_dataset_holds_no_second_copy_of_the_images(nb):
     images[:] = 0.5  # seen by the data set, which reads the array itself
     [batch] = dataset
     assert np.all(batch == 0.5)
+
+
+@pytest.mark.parametrize("options", [{}, dict(training=True, flip=True)])
+def test_make_dataset_starts_no_tuning_thread(nb, options):
+    dataset = nb.make_dataset(numbered_images(8), 4, **options)
+    assert dataset.options().autotune.enabled is False  # None: TensorFlow tunes
