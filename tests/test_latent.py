@@ -78,11 +78,19 @@ def test_plot_latent_space_of_two_dimensions(nb, figures, encodings):
 def test_plot_latent_space_names_the_share_of_variance(nb, figures, encodings):
     nb.plot_latent_space(encodings)
     [axes] = figures[0].axes
-    points = np.concatenate(list(encodings.values()))
-    shares = PCA(2).fit(points).explained_variance_ratio_
+    pca = PCA(2).fit(np.concatenate(list(encodings.values())))
+    shares = pca.explained_variance_ratio_
     assert f"{shares[0]:.1%}" in axes.get_xlabel()
     assert f"{shares[1]:.1%}" in axes.get_ylabel()
-    assert [len(drawn.get_offsets()) for drawn in axes.collections] == [22, 25, 29]
+    drawn = [np.asarray(part.get_offsets()) for part in axes.collections]
+    assert [len(points) for points in drawn] == [22, 1, 25, 1, 29, 1]
+    for points, marker, codes in zip(
+        drawn[::2], drawn[1::2], encodings.values(), strict=True
+    ):
+        expected = pca.transform(codes)
+        signs = np.sign(np.sum(points * expected, axis=0))  # PCA leaves them open
+        np.testing.assert_allclose(points * signs, expected, atol=1e-4)
+        np.testing.assert_allclose(marker[0], np.median(points, axis=0), atol=1e-6)
 
 
 @pytest.mark.parametrize(
