@@ -370,6 +370,12 @@ MUTATIONS = [
         "initial_epoch=0,",
         "backup",
     ),
+    (
+        "plot_latent_space: codes above or below the frame not counted",
+        "np.abs(points).max(axis=1) > limit",
+        "np.abs(points[:, 0]) > limit",
+        "latent",
+    ),
 ]
 
 

@@ -166,7 +166,7 @@ CALLS = {
     ),
     "project_to_plane": lambda p: dict(codes=p.codes),
     "plot_latent_space": lambda p: dict(
-        encodings=p.encodings, class_names=["a", "b", "c"], title="a title"
+        encodings=p.encodings, class_names=["a", "b", "c"], title="a title", limit=2.0
     ),
     "knn_predict": lambda p: dict(
         codes=p.codes, labels=p.labels, queries=p.codes[:4], k=3

@@ -61,7 +61,7 @@ def test_project_to_plane_against_scikit_learn(nb, rng):
 def test_plot_latent_space_of_two_dimensions(nb, figures, encodings):
     plane = {label: codes[:, :2] for label, codes in encodings.items()}
     names = [f"class {i}" for i in range(10)]
-    nb.plot_latent_space(plane, names, "a title")
+    nb.plot_latent_space(plane, names, "a title", limit=20)
     [figure] = figures
     [axes] = figure.axes
     assert axes.get_title() == "a title"
@@ -73,6 +73,27 @@ def test_plot_latent_space_of_two_dimensions(nb, figures, encodings):
     # Told apart by more than colour: no two markers are the same.
     markers = {str(drawn.get_paths()[0].vertices) for drawn in axes.collections}
     assert len(markers) == 3
+
+
+def test_plot_latent_space_draws_every_map_in_the_same_frame(nb, figures, rng):
+    narrow = {0: rng.uniform(-1, 1, size=(30, 2)), 1: np.array([[4.9, -4.9]])}
+    wide = {0: 4 * rng.normal(size=(40, 2)), 1: np.array([[0.0, 5.1], [-7.0, 8.0]])}
+    nb.plot_latent_space(narrow, title="a map")
+    nb.plot_latent_space(wide, title="a map")
+    nb.plot_latent_space(wide, title="a map", limit=50)
+    frames = [(f.axes[0].get_xlim(), f.axes[0].get_ylim()) for f in figures]
+    assert frames == [((-5, 5),) * 2] * 2 + [((-50, 50),) * 2]
+    outside = sum(
+        not (-5 <= x <= 5 and -5 <= y <= 5) for c in wide.values() for x, y in c
+    )
+    titles = [figure.axes[0].get_title() for figure in figures]
+    assert titles == ["a map", f"a map ({outside} outside)", "a map"]
+
+
+@pytest.mark.parametrize("limit", [0, -1.0, float("nan"), float("inf"), "5", None])
+def test_plot_latent_space_rejects_a_bad_limit(nb, encodings, limit):
+    with pytest.raises(ValueError, match="limit"):
+        nb.plot_latent_space(encodings, limit=limit)
 
 
 def test_plot_latent_space_names_the_share_of_variance(nb, figures, encodings):
