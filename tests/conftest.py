@@ -11,6 +11,7 @@ import pathlib
 import types
 
 import matplotlib
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
@@ -40,19 +41,12 @@ def notebook():
     return nbformat.read(NOTEBOOK, as_version=4)
 
 
-@pytest.fixture(scope="session")
-def nb(notebook):
+def load_notebook():
     """A module that holds what the notebook's `def` cells define."""
-    import tensorflow as tf
-
-    # Two devices to distribute over; must come before TensorFlow's first operation.
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    two = [tf.config.LogicalDeviceConfiguration()] * 2
-    tf.config.set_logical_device_configuration(cpu, two)
     module = types.ModuleType("notebook")
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("HW3_QUICK", raising=False)  # it would cut the data sets short
-        for i, cell in enumerate(notebook.cells):
+        for i, cell in enumerate(nbformat.read(NOTEBOOK, as_version=4).cells):
             if "def" in cell.metadata.get("tags", []):
                 # AutoGraph and tracebacks look the source up by this name.
                 name = f"<notebook cell {i}>"
@@ -60,6 +54,18 @@ def nb(notebook):
                 linecache.cache[name] = (len(cell.source), None, lines, name)
                 exec(compile(cell.source, name, "exec"), module.__dict__)
     return module
+
+
+@pytest.fixture(scope="session")
+def nb():
+    """The notebook's own functions, with two devices to distribute over."""
+    import tensorflow as tf
+
+    # Must come before TensorFlow's first operation.
+    cpu = tf.config.list_physical_devices("CPU")[0]
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
+    tf.config.set_logical_device_configuration(cpu, two)
+    return load_notebook()
 
 
 @pytest.fixture(autouse=True)
@@ -82,7 +88,6 @@ def make_model(nb):
     """
 
     def build(**arguments):
-        nb.tf.keras.utils.set_random_seed(1)
         settings = dict(img_size=8, num_channels=1, latent_dim=3, filters=4)
         model = nb.CVAE(**(settings | arguments))
         weights = np.random.default_rng(1)
@@ -94,17 +99,16 @@ def make_model(nb):
     return build
 
 
-@pytest.fixture
-def figures(nb, monkeypatch):
+@pytest.fixture(autouse=True)
+def figures(monkeypatch):
     """The figures that the notebook's functions show, as Matplotlib objects."""
     shown = []
-    monkeypatch.setattr(nb, "show_figure", lambda figure, alt: shown.append(figure))
+    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
     yield shown
-    for figure in shown:
-        nb.plt.close(figure)
+    plt.close("all")
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_blobs():
     """Function that makes images of two classes: left or right half bright."""
 

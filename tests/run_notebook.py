@@ -2,9 +2,10 @@
 
     python tests/run_notebook.py [OUTPUT]
 
-The committed notebook is never overwritten unless OUTPUT names it. The hash of the
-code is stored in the result's metadata, so that a test can tell whether the outputs
-belong to the source. HW3_DATA_DIR and HW3_QUICK act as in the notebook.
+The committed notebook is never overwritten unless OUTPUT names it. What the cells print
+and the progress of the trainings appear as they run. The hash of the code is stored in
+the result's metadata, so that a test can tell whether the outputs belong to the source.
+HW3_DATA_DIR, HW3_BACKUP_DIR and HW3_QUICK act as in the notebook.
 """
 
 import base64
@@ -21,22 +22,43 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "HW3_VAE.ipynb"
 
 
+class Client(NotebookClient):
+    """Shows on the terminal what the kernel sends while a cell runs."""
+
+    def process_message(self, msg, cell, cell_index):
+        content, kind = msg["content"], msg["msg_type"]
+        if kind == "stream":
+            print(f"\r\033[K{content['text']}", end="", flush=True)
+        elif kind == "update_display_data":
+            text = content["data"].get("text/plain", "")
+            print(f"\r\033[K{text}", end="", flush=True)
+        return super().process_message(msg, cell, cell_index)
+
+
 def code_hash(notebook):
     """SHA-256 of the sources of all code cells, in order."""
     code = "\0".join(c.source for c in notebook.cells if c.cell_type == "code")
     return hashlib.sha256(code.encode()).hexdigest()
 
 
-def merge_adjacent_streams(outputs):
-    """Join neighbouring pieces of one stream; the order among pictures stays."""
-    merged = []
+def clean_outputs(outputs):
+    """Outputs without TensorFlow's start-up notes and the emptied progress display.
+
+    Neighbouring pieces of one stream become one; the order among pictures stays.
+    """
+    cleaned = []
     for output in outputs:
-        last = merged[-1] if merged else {}
+        last = cleaned[-1] if cleaned else {}
+        data = output.get("data", {})
+        if output.get("name") == "stderr" or set(data.values()) == {""}:
+            continue
         if output.output_type == "stream" and last.get("name") == output.name:
             last.text += output.text
-        else:
-            merged.append(output)
-    return merged
+            continue
+        if "image/png" in data:
+            data["image/png"] = compress_picture(data["image/png"])
+        cleaned.append(output)
+    return cleaned
 
 
 def compress_picture(data):
@@ -51,14 +73,11 @@ def compress_picture(data):
 
 def main(output):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
-    client = NotebookClient(
+    client = Client(
         notebook,
         timeout=None,
         kernel_name="python3",
         resources={"metadata": {"path": str(ROOT)}},
-        on_cell_executed=lambda cell, cell_index, execute_reply: print(
-            f"cell {cell_index + 1} of {len(notebook.cells)} done", flush=True
-        ),
     )
     try:
         client.execute()
@@ -66,14 +85,11 @@ def main(output):
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # times of day: noise in a diff
             if cell.cell_type == "code":
-                cell.outputs = merge_adjacent_streams(cell.outputs)
-                for data in (output.get("data", {}) for output in cell.outputs):
-                    if "image/png" in data:
-                        data["image/png"] = compress_picture(data["image/png"])
+                cell.outputs = clean_outputs(cell.outputs)
         notebook.metadata["executed_code_sha256"] = code_hash(notebook)
         output.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, output)
-        print(f"The executed notebook is {output.resolve()}")
+        print(f"\nThe executed notebook is {output.resolve()}")
 
 
 if __name__ == "__main__":

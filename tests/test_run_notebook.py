@@ -5,8 +5,9 @@ import io
 
 import numpy as np
 import pytest
+from nbformat.v4 import new_output
 from PIL import Image
-from run_notebook import compress_picture
+from run_notebook import clean_outputs, compress_picture
 
 
 @pytest.mark.parametrize("alpha", [255, 100])
@@ -20,3 +21,16 @@ def test_compress_picture_keeps_every_pixel(rng, alpha):
     kept = Image.open(io.BytesIO(base64.b64decode(after))).convert("RGBA")
     np.testing.assert_array_equal(kept, pixels)
     assert len(after) <= len(before)
+
+
+def test_clean_outputs_keeps_what_a_reader_needs():
+    outputs = [
+        new_output("stream", name="stderr", text="oneDNN"),
+        new_output("stream", name="stdout", text="Epoch 1"),
+        new_output("display_data", data={"text/plain": ""}),
+        new_output("stream", name="stdout", text="/2\n"),
+        new_output("display_data", data={"text/plain": "<Figure>"}),
+        new_output("stream", name="stdout", text="Epoch 2/2\n"),
+    ]
+    kept = [o.get("text") or o.data["text/plain"] for o in clean_outputs(outputs)]
+    assert kept == ["Epoch 1/2\n", "<Figure>", "Epoch 2/2\n"]
