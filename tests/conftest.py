@@ -23,24 +23,6 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = pathlib.Path(os.environ.get("HW3_NOTEBOOK", ROOT / "HW3_VAE.ipynb"))
 
 
-@pytest.fixture(scope="session")
-def root():
-    """The repository's top folder."""
-    return ROOT
-
-
-@pytest.fixture(scope="session")
-def notebook_path():
-    """The notebook file under test."""
-    return NOTEBOOK
-
-
-@pytest.fixture(scope="session")
-def notebook():
-    """The notebook under test, as committed, with its outputs."""
-    return nbformat.read(NOTEBOOK, as_version=4)
-
-
 def load_notebook():
     """A module that holds what the notebook's `def` cells define."""
     module = types.ModuleType("notebook")

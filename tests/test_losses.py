@@ -27,10 +27,10 @@ def bernoulli(x, logits):
     return np.sum(x * np.log(p) + (1 - x) * np.log(1 - p), axis=(1, 2, 3))
 
 
-def calibrated(x, logits, factor=1.0):
-    """Gaussian log p(x|z) of each image, `factor` times the error's own deviation."""
+def calibrated(x, logits):
+    """Gaussian log p(x|z) of each image, with the error's own standard deviation."""
     mean = expit(np.float64(logits))
-    sigma = factor * np.sqrt(np.mean((x - mean) ** 2))
+    sigma = np.sqrt(np.mean((x - mean) ** 2))
     return stats.norm.logpdf(x, mean, sigma).sum(axis=(1, 2, 3))
 
 
@@ -60,12 +60,6 @@ def test_log_normal_pdf_against_scipy(nb, rng, axis):
     np.testing.assert_allclose(computed, expected, rtol=1e-4)
 
 
-def test_log_normal_pdf_of_the_prior(nb, rng):
-    z = rng.normal(size=(7, 4)).astype(np.float32)
-    expected = stats.multivariate_normal.logpdf(z, np.zeros(4))
-    np.testing.assert_allclose(nb.log_normal_pdf(z, 0.0, 0.0), expected, rtol=1e-5)
-
-
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
 @pytest.mark.parametrize("levels", [1, 255])
 def test_likelihoods_against_scipy(nb, rng, likelihood, levels):
@@ -74,13 +68,6 @@ def test_likelihoods_against_scipy(nb, rng, likelihood, levels):
     computed = getattr(nb, likelihood)(x, logits)
     expected = LIKELIHOODS[likelihood](x, logits)
     np.testing.assert_allclose(computed, expected, rtol=1e-3)
-
-
-def test_log_calibrated_pdf_takes_the_likeliest_deviation(nb, rng):
-    x, logits = rng.uniform(size=(2, 4, 5, 5, 3)).astype(np.float32)
-    for factor in (0.9, 1.1):
-        worse = calibrated(x, logits, factor).sum()
-        assert np.sum(nb.log_calibrated_pdf(x, logits)) > worse
 
 
 def test_log_calibrated_pdf_of_a_perfect_reconstruction(nb, rng):
@@ -161,12 +148,3 @@ def test_compute_mmd_to_prior_against_integrals(nb, rng, dim):
     z = rng.normal(loc=0.4, scale=1.3, size=(7, dim)).astype(np.float32)
     expected = mmd_to_prior(z)
     np.testing.assert_allclose(nb.compute_mmd_to_prior(z), expected, atol=2e-5)
-
-
-def test_compute_mmd_loss_pulls_the_codes_to_the_prior(nb, make_model, x):
-    model = make_model()
-    model.decode = lambda z: nb.tf.zeros(x.shape)  # leaves the MMD as the only pull
-    with nb.tf.GradientTape() as tape:
-        loss = nb.compute_mmd_loss(model, x)
-    for gradient in tape.gradient(loss, model.encoder.trainable_variables):
-        assert np.any(gradient != 0)
