@@ -14,7 +14,8 @@ from run_notebook import NOTEBOOK, ROOT
 
 HEAD = """<style>@page { size: A3; margin: 1cm }</style>
 <script>addEventListener("load", () => window.MathJax || document.body.prepend(
-"WARNING: the formulas are not drawn, because there was no network."))</script></head>"""
+"WARNING: the formulas are not drawn, because there was no network."))</script>
+</head>"""
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
 
 

@@ -24,7 +24,7 @@ SKIPPED_STEPS = 100
 LOSS, NORM, LOWEST, HIGHEST = range(4)  # columns of the record of a training
 
 
-def record_training(nb, model, record, stop, **arguments):
+def record_training(nb, model, record, stop, loss_fn, **arguments):
     """Run the notebook's loop for `stop` epochs; `record` gets a row for each step.
 
     Returns the loss on the test images after the last epoch.
@@ -56,8 +56,8 @@ def record_training(nb, model, record, stop, **arguments):
         put(HIGHEST, tf.reduce_max(logvar))
         return mean, logvar
 
-    def loss_fn(model, x, original=arguments.pop("loss_fn")):
-        loss = original(model, x)
+    def recorded_loss(model, x):
+        loss = loss_fn(model, x)
         put(LOSS, loss)
         return loss
 
@@ -65,7 +65,7 @@ def record_training(nb, model, record, stop, **arguments):
     original, tf.keras.optimizers.Adam = tf.keras.optimizers.Adam, Adam
     nb.EpochReport, report = Report, nb.EpochReport
     try:
-        history = nb.main_train_loop(model, loss_fn=loss_fn, **arguments)
+        history = nb.main_train_loop(model, loss_fn=recorded_loss, **arguments)
     finally:
         tf.keras.optimizers.Adam, nb.EpochReport = original, report
     return history.history["val_loss"][-1]
@@ -80,15 +80,18 @@ def make_settings(nb, name):
     )
     flip = data == "cifar10"
     calibrated = dict(log_likelihood=nb.log_calibrated_pdf)
+    calibrated_loss = functools.partial(nb.compute_loss, **calibrated)
     loss_fn = {
         "mmd": nb.compute_mmd_loss,
-        "improved": functools.partial(nb.compute_loss, **calibrated),
+        "improved": calibrated_loss,
+        "large": calibrated_loss,
         "improved_mmd": functools.partial(
             nb.compute_mmd_loss, weight=nb.CALIBRATED_MMD_WEIGHT, **calibrated
         ),
     }.get(name, nb.compute_loss)
     upper = data.upper()
-    return getattr(nb, f"{upper}_MODEL"), dict(
+    size = {"latent_dim": nb.LARGE_LATENT_DIM} if name == "large" else {}
+    return getattr(nb, f"{upper}_MODEL") | size, dict(
         train_dataset=nb.make_dataset(train, nb.BATCH_SIZE, training=True, flip=flip),
         test_dataset=nb.make_dataset(test, nb.EVAL_BATCH_SIZE),
         epochs=getattr(nb, f"{upper}_EPOCHS"),
@@ -130,7 +133,7 @@ def main(args):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    models = ("mnist", "elbo", "mmd", "improved", "improved_mmd")
+    models = ("mnist", "elbo", "mmd", "improved", "improved_mmd", "large")
     parser.add_argument("models", nargs="+", choices=models)
     parser.add_argument("--seeds", type=int, nargs="+", default=[157])
     parser.add_argument("--epochs", type=int, help="of the schedule; all by default")
