@@ -96,6 +96,7 @@ def make_settings(nb, name):
         test_dataset=nb.make_dataset(test, nb.EVAL_BATCH_SIZE),
         epochs=getattr(nb, f"{upper}_EPOCHS"),
         learning_rate=getattr(nb, f"{upper}_LEARNING_RATE"),
+        clipnorm=nb.MNIST_CLIPNORM if name == "mnist" else None,
         loss_fn=loss_fn,
     )
 

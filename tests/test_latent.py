@@ -56,7 +56,7 @@ def test_plot_latent_space_of_two_dimensions(nb, figures, rng):
     nb.plot_latent_space(plane, names, "a title", paths=[path])
     [figure] = figures
     [axes] = figure.axes
-    texts = figure.get_suptitle(), figure.get_supxlabel(), figure.get_supylabel()
+    texts = figure.get_suptitle(), axes.get_xlabel(), axes.get_ylabel()
     assert texts == ("a title", "z[0]", "z[1]")
     assert [text.get_text() for text in axes.get_legend().get_texts()] == names
     assert [text.get_text() for text in axes.texts] == names
@@ -75,8 +75,8 @@ def test_plot_latent_space_of_more_dimensions(nb, figures, encodings):
     codes = np.concatenate(list(encodings.values()))
     pca = PCA(2).fit(codes)
     [figure], shares = figures, pca.explained_variance_ratio_
-    assert f"{shares[0]:.1%} of the variance" in figure.get_supxlabel()
-    assert f"{shares[1]:.1%} of the variance" in figure.get_supylabel()
+    assert f"{shares[0]:.1%} of the variance" in figure.axes[2].get_xlabel()
+    assert f"{shares[1]:.1%} of the variance" in figure.axes[0].get_ylabel()
     for axes, (label, own) in zip(figure.axes, encodings.items(), strict=False):
         [text] = axes.get_legend().get_texts()
         assert text.get_text() == str(label)
