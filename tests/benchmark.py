@@ -172,7 +172,7 @@ def train_contenders(nb, args, x_train, x_test):
     def train_ours(seed):
         model = nb.CVAE(**nb.MNIST_MODEL, seed=seed)
         batches = nb.make_dataset(x_train, nb.BATCH_SIZE, training=True)
-        options = dict(epochs=nb.MNIST_EPOCHS, learning_rate=nb.MNIST_LEARNING_RATE)
+        options = dict(epochs=nb.EPOCHS, learning_rate=nb.MNIST_LEARNING_RATE)
         options["clipnorm"] = nb.MNIST_CLIPNORM
         with contextlib.redirect_stdout(sys.stderr):
             logs = nb.main_train_loop(model, batches, test_batches, **options).history

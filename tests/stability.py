@@ -94,7 +94,7 @@ def make_settings(nb, name):
     return getattr(nb, f"{upper}_MODEL") | size, dict(
         train_dataset=nb.make_dataset(train, nb.BATCH_SIZE, training=True, flip=flip),
         test_dataset=nb.make_dataset(test, nb.EVAL_BATCH_SIZE),
-        epochs=getattr(nb, f"{upper}_EPOCHS"),
+        epochs=nb.EPOCHS,
         learning_rate=getattr(nb, f"{upper}_LEARNING_RATE"),
         clipnorm=nb.MNIST_CLIPNORM if name == "mnist" else None,
         loss_fn=loss_fn,

@@ -130,9 +130,11 @@ def test_devices_choose_strategy_and_compilation(nb, train, monkeypatch, gpus):
 
 def test_get_strategy_prefers_a_tpu(nb, monkeypatch):
     monkeypatch.setattr(nb, "tf", mock.MagicMock())  # finds devices of every kind
-    assert nb.get_strategy() is nb.tf.distribute.TPUStrategy.return_value
-    resolver = nb.tf.distribute.cluster_resolver.TPUClusterResolver.return_value
-    nb.tf.tpu.experimental.initialize_tpu_system.assert_called_once_with(resolver)
+    connect = nb.tf.distribute.cluster_resolver.TPUClusterResolver.connect
+    strategy = nb.tf.distribute.TPUStrategy
+    assert nb.get_strategy() is strategy.return_value
+    connect.assert_called_once_with("local")
+    strategy.assert_called_once_with(connect.return_value)
 
 
 def test_interrupted_training_goes_on_where_it_was(
