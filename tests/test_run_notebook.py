@@ -11,7 +11,7 @@ from run_notebook import clean_outputs, compress_picture
 
 
 @pytest.mark.parametrize("alpha", [255, 100])
-def test_compress_picture_keeps_every_pixel(rng, alpha):
+def test_compress_picture_keeps_every_pixel_within_two_levels(rng, alpha):
     pixels = rng.integers(0, 256, size=(20, 30, 4)).astype(np.uint8)
     pixels[..., 3] = alpha
     buffer = io.BytesIO()
@@ -19,8 +19,8 @@ def test_compress_picture_keeps_every_pixel(rng, alpha):
     before = base64.b64encode(buffer.getvalue()).decode()
     after = compress_picture(before)
     kept = Image.open(io.BytesIO(base64.b64decode(after))).convert("RGBA")
-    np.testing.assert_array_equal(kept, pixels)
-    assert len(after) <= len(before)
+    assert np.abs(np.subtract(kept, pixels, dtype=float)).max() <= 2
+    assert len(after) < 0.9 * len(before)
 
 
 def test_clean_outputs_keeps_what_a_reader_needs():
