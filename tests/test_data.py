@@ -50,7 +50,9 @@ def test_load_dataset_says_what_is_missing(nb, keras_load, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="name must be one of.*cifar10.*mnist"):
         nb.load_dataset("fashion_mnist")
-    with pytest.raises(RuntimeError, match="mnist.*no route.*network.*HW3_DATA_DIR"):
+    with pytest.raises(
+        FileNotFoundError, match="mnist.*no route.*network.*HW3_DATA_DIR"
+    ):
         nb.load_dataset("mnist")
     # A folder that was asked for and is wrong must not be passed over in silence.
     keras_load.side_effect = None

@@ -17,11 +17,12 @@ def encodings(rng):
 
 
 @pytest.fixture
-def code_model(make_model):
+def code_model(nb, make_model):
     """A model whose images [1, dim, 1] are codes; q(z|x) has a variance of 1/4."""
     model = make_model()
-    model.encode = lambda x: (x[:, 0, :, 0], x[:, 0, :, 0] * 0 - np.log(4))
-    model.sample = lambda z: z[:, None, :, None]
+    logvar = np.float32(-np.log(4))
+    model.encode = lambda x: (x[:, 0, :, 0], x[:, 0, :, 0] * 0 + logvar)
+    model.sample = lambda z: nb.tf.convert_to_tensor(z[:, None, :, None])
     return model
 
 
