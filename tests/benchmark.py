@@ -143,9 +143,11 @@ class KerasVAE(tf.keras.Model):
 
 
 def train_contenders(nb, args, x_train, x_test):
-    """Lists of (seconds, test ELBO) of each epoch: of the published, of the notebook's.
+    """Seconds and test ELBO of each epoch of the published, and of the notebook's runs.
 
-    The contenders train in turn and back again, so that drift is shared.
+    Returns a dict of name -> list of (seconds, ELBO), and a list of such lists, which
+    have an entry for every execution of the first epoch, then one for each epoch. The
+    contenders train in turn and back again, so that drift is shared.
     """
     tf.keras.utils.set_random_seed(nb.SEED)
     contenders = {TUTORIAL: make_tutorial(x_train)}
@@ -159,24 +161,40 @@ def train_contenders(nb, args, x_train, x_test):
     published, ours = {name: [] for name in contenders}, []
     test_batches = nb.make_dataset(x_test, nb.EVAL_BATCH_SIZE)
 
+    def test_elbo(encode, decode):
+        return np.mean([draw_elbo(encode, decode, x) for x in test_batches])
+
     def train_published(name, epochs):
         encode, decode, train_epoch = contenders[name]
         for _ in range(epochs):
             start = time.perf_counter()
             train_epoch()
             seconds = time.perf_counter() - start
-            elbos = [draw_elbo(encode, decode, x) for x in test_batches]
-            published[name].append((seconds, np.concatenate(elbos).mean()))
+            published[name].append((seconds, test_elbo(encode, decode)))
             print(name, *published[name][-1], file=sys.stderr)
+
+    class Report(nb.EpochReport):
+        """Takes the test ELBO during the first epoch, too, its clock stopped."""
+
+        def on_train_batch_end(self, batch, logs=None):
+            super().on_train_batch_end(batch, logs)
+            if self.epoch == 1:
+                seconds = time.perf_counter() - self.start
+                elbo = test_elbo(self.model.encode, self.model.decode)
+                ours[-1].append((seconds, elbo))
+                self.start = time.perf_counter()
 
     def train_ours(seed):
         model = nb.CVAE(**nb.MNIST_MODEL, seed=seed)
         batches = nb.make_dataset(x_train, nb.BATCH_SIZE, training=True)
         options = dict(epochs=nb.EPOCHS, learning_rate=nb.MNIST_LEARNING_RATE)
         options["clipnorm"] = nb.MNIST_CLIPNORM
+        ours.append([])
         with contextlib.redirect_stdout(sys.stderr):
-            logs = nb.main_train_loop(model, batches, test_batches, **options).history
-        ours.append(np.transpose([logs["seconds"], -np.array(logs["val_loss"])]))
+            with mock.patch.object(nb, "EpochReport", Report):
+                history = nb.main_train_loop(model, batches, test_batches, **options)
+        seconds, losses = history.history["seconds"], history.history["val_loss"]
+        ours[-1] += zip(seconds[1:], -np.array(losses[1:]), strict=True)
 
     train_published(TUTORIAL, args.epochs - args.epochs // 2)
     train_ours(nb.SEED)
@@ -193,19 +211,20 @@ def time_to_quality(nb, args):
     target, rows = published[TUTORIAL][-1][1], []
     for name, records in (published | {"this notebook": np.mean(ours, axis=0)}).items():
         seconds, elbos = np.transpose(records)
-        # The end of the first epoch not below the target; the tutorial comes first.
+        # Until the first ELBO not below the target; the tutorial comes first.
         needed = np.sum(seconds[: 1 + np.argmax(elbos >= target)])
         reached = f"{needed:.1f}" if elbos.max() >= target else "not reached"
-        rows.append([name, f"{np.median(seconds):.2f}", f"{elbos[-1]:.2f}", reached])
+        epochs = seconds[-nb.EPOCHS + 1 :]  # ours has more in the first epoch
+        rows.append([name, f"{np.median(epochs):.2f}", f"{elbos[-1]:.2f}", reached])
     print_table(
         f"1. MNIST, {len(x_train):,} images: time to a test ELBO of {target:.2f} nats",
         "contender | s per epoch, median | ELBO after the last | s to the target",
         rows,
     )
-    runs = ", ".join(f"{x[0, 0]:.1f} s to {x[0, 1]:.2f} nats" for x in ours)
     print(
-        "\nThe notebook is the mean of two runs, whose seconds include the test, as "
-        f"those of the others do not. Their first epochs: {runs}."
+        f"\nThe notebook: mean of two runs, tested every {nb.STEPS_PER_EXECUTION} "
+        "steps of the first epoch; as for the others, the time of that is not counted. "
+        "Its later epochs include the test."
     )
 
 
