@@ -77,6 +77,10 @@ def compress_picture(data):
 
 def main(output):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
+    notebook.metadata.pop("executed_code_sha256", None)  # earned anew, at the end
+    for cell in notebook.cells:
+        if cell.cell_type == "code":  # an interrupted run must not show older outputs
+            cell.outputs, cell.execution_count = [], None
     client = Client(
         notebook,
         timeout=None,
@@ -85,15 +89,15 @@ def main(output):
     )
     try:
         client.execute()
+        notebook.metadata["executed_code_sha256"] = code_hash(notebook)
     finally:  # a failed run is kept too: it shows where and why
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # times of day: noise in a diff
             if cell.cell_type == "code":
                 cell.outputs = clean_outputs(cell.outputs)
-        notebook.metadata["executed_code_sha256"] = code_hash(notebook)
         output.parent.mkdir(parents=True, exist_ok=True)
         nbformat.write(notebook, output)
-        print(f"\nThe executed notebook is {output.resolve()}")
+        print(f"\nWhat was executed is in {output.resolve()}")
 
 
 if __name__ == "__main__":

@@ -3,9 +3,12 @@
 import base64
 import io
 
+import nbformat
 import numpy as np
 import pytest
-from nbformat.v4 import new_output
+import run_notebook
+from nbclient.exceptions import CellExecutionError
+from nbformat.v4 import new_code_cell, new_notebook, new_output
 from PIL import Image
 from run_notebook import clean_outputs, compress_picture
 
@@ -34,3 +37,25 @@ def test_clean_outputs_keeps_what_a_reader_needs():
     ]
     kept = [o.get("text") or o.data["text/plain"] for o in clean_outputs(outputs)]
     assert kept == ["Epoch 1/2\n", "<Figure>", "Epoch 2/2\n"]
+
+
+def test_a_failed_run_keeps_neither_older_outputs_nor_their_hash(tmp_path, monkeypatch):
+    stale = dict(outputs=[new_output("stream", text="Full run.")], execution_count=9)
+    cells = [new_code_cell("print(1)", **stale), new_code_cell("1 / 0", **stale)]
+    cells.append(new_code_cell("print(3)", **stale))
+    notebook = new_notebook(cells=cells, metadata={"executed_code_sha256": "old"})
+    monkeypatch.setattr(run_notebook, "NOTEBOOK", tmp_path / "source.ipynb")
+    nbformat.write(notebook, run_notebook.NOTEBOOK)
+    with pytest.raises(CellExecutionError):
+        run_notebook.main(tmp_path / "out.ipynb")
+    result = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    assert result.cells[0].outputs[0].text == "1\n"
+    assert result.cells[2].outputs == [] and result.cells[2].execution_count is None
+    assert "executed_code_sha256" not in result.metadata
+
+    notebook.cells.pop(1)
+    nbformat.write(notebook, run_notebook.NOTEBOOK)
+    run_notebook.main(tmp_path / "out.ipynb")
+    result = nbformat.read(tmp_path / "out.ipynb", as_version=4)
+    digest = run_notebook.code_hash(notebook)
+    assert result.metadata["executed_code_sha256"] == digest
