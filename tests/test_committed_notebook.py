@@ -5,6 +5,7 @@ import builtins
 import json
 import re
 import symtable
+import sys
 
 import nbformat
 import pytest
@@ -99,6 +100,15 @@ def test_functions_read_no_global_but_constants():
         symbol = defined[name]
         fixed = symbol.is_imported() or symbol.is_namespace() or name.isupper()
         assert fixed, f"a function reads the variable {name}"
+
+
+def test_flow_charts_explain_a_missing_dot(nb, make_model, monkeypatch, capsys):
+    [cell] = [cell for cell in CODE_CELLS if "plot_model" in cell.source]
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delitem(sys.modules, "IPython.core.magics.namespace", raising=False)
+    exec(cell.source, vars(nb) | {"first_model": make_model(), "display": print})
+    lines = capsys.readouterr().out.splitlines()
+    assert "decoder" in lines[2] and "graphviz" in lines[3].lower()
 
 
 def count_epochs(cell):

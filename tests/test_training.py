@@ -54,6 +54,7 @@ def trained(request, nb, train, make_blobs):
     show = mock.Mock(side_effect=lambda *grid, **labels: print("PICTURE", grid[1]))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nb, "show_image_grid", show)
+        patch.setattr(nb, "Pretty", str)  # what is displayed here is printed
         with contextlib.redirect_stdout(io.StringIO()) as printed:
             model, history = train(30, loss_fn, 1e-2, shuffled=True, **given)
     for call in show.call_args_list:
@@ -86,6 +87,8 @@ def test_main_train_loop_reports_each_epoch(trained):
         loss = float(value) * (-1 if word == "ELBO" else 1)
         assert loss == pytest.approx(history["val_loss"][epoch], abs=0.006)
         assert re.match(rf"PICTURE .*epoch {number}$", lines[index + 1])
+        live = rf"epoch {number} of 30, step 8 of 8, about \d+\.\d minutes left"
+        assert re.fullmatch(live, lines[index - 2]) and lines[index - 1] == ""
 
 
 def test_main_train_loop_stops_at_the_first_loss_that_is_not_finite(nb, train):
@@ -138,7 +141,7 @@ def test_get_strategy_prefers_a_tpu(nb, monkeypatch):
 
 
 def test_interrupted_training_goes_on_where_it_was(
-    nb, train, make_blobs, monkeypatch, tmp_path
+    nb, train, make_blobs, monkeypatch, tmp_path, capsys
 ):
     shown, backup = [], nb.tf.keras.callbacks.BackupAndRestore
     save = backup.on_epoch_end
@@ -172,6 +175,7 @@ def test_interrupted_training_goes_on_where_it_was(
     resumed, history = start(tmp_path)
     again, same_history = start(tmp_path)  # finished, so nothing is left to do
     assert shown == [1, 2, 3, 4] + [1, 2] + [2, 3] + [2, 3, 4]
+    assert capsys.readouterr().out.count("blobs: goes on from its backup") == 3
     assert same_history == history and set(history) == {"loss", "val_loss", "seconds"}
     for name in ("loss", "val_loss"):
         np.testing.assert_allclose(history[name], curves[name], rtol=1e-5)
