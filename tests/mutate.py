@@ -67,13 +67,9 @@ MUTATIONS = [
     ("decode_codes: same", "model.sample(z).n", "model.decode(z).n", "latent"),
     ("compute_psnr: root", "-10 * np.log10", "-20 * np.log10", "latent"),
     ("measure_model: ELBO", "-reconstruction - np", "-reconstruction + np", "latent"),
-    (
-        "sample_classes: law",
-        "np.cov(codes, rowvar",
-        "np.corrcoef(codes, rowvar",
-        "latent",
-    ),
-    ("measure_floor: n", "size=(2, n, dim)", "size=(2, n // 2, dim)", "latent"),
+    ("sample_classes: law", "np.cov(codes", "np.corrcoef(codes", "latent"),
+    ("measure_floor: mean", "return 2 / n * (1 - ", "return 2 / n * (", "latent"),
+    ("measure_floor: spread", "size=(2, n, dim)", "size=(2, n // 4, dim)", "latent"),
     ("measure_mmd: floors", "(mmd / floor, ", "(mmd / spread, ", "latent"),
     ("print_results: unit", '"", units[0])', '"", values[0])', "latent"),
 ]
