@@ -16,16 +16,20 @@ HEAD = """<style>@page { size: A3; margin: 1cm }</style>
 <script>addEventListener("load", () => window.MathJax || document.body.prepend(
 "WARNING: the formulas are not drawn, because there was no network."))</script>
 </head>"""
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome") or "chromium"
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 
 
 def main(folder=ROOT / "executed"):
+    if not CHROMIUM:
+        raise SystemExit("Install Chromium first (apt-get install chromium).")
     folder.mkdir(exist_ok=True)
     page, pdf = folder / "HW3_VAE.html", folder / "HW3_VAE.pdf"
     html, _ = HTMLExporter().from_filename(NOTEBOOK)
     page.write_text(html.replace("</head>", HEAD, 1), encoding="utf-8")
     options = ["--headless", "--no-sandbox", "--virtual-time-budget=60000"]
-    subprocess.run([CHROMIUM, *options, f"--print-to-pdf={pdf}", page], check=True)
+    command = [CHROMIUM, *options, f"--print-to-pdf={pdf}", page]
+    subprocess.run(command, check=True, capture_output=True)  # it talks a lot
+    print(f"{page}\n{pdf}\nA line at their top says if the formulas are not drawn.")
 
 
 if __name__ == "__main__":

@@ -90,6 +90,8 @@ def main(output):
     try:
         client.execute()
         notebook.metadata["executed_code_sha256"] = code_hash(notebook)
+    except KeyboardInterrupt:
+        sys.exit("\nStopped by Ctrl-C.")
     finally:  # a failed run is kept too: it shows where and why
         for cell in notebook.cells:
             cell.metadata.pop("execution", None)  # times of day: noise in a diff

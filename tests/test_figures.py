@@ -18,13 +18,9 @@ def test_show_image_grid_puts_every_image_in_its_place(nb, figures, rng, channel
         np.testing.assert_allclose(mosaic[i, :, j], rows[i, j])
     assert image.get_clim() == (0, 1)  # contrast is not stretched per picture
     assert axes.get_title() == "a title"
-    ticks = [
-        (text.get_text(), text.get_position()[0]) for text in axes.get_xticklabels()
-    ]
+    ticks = [(t.get_text(), t.get_position()[0]) for t in axes.get_xticklabels()]
     assert ticks == [("w", 3), ("x", 9), ("y", 15), ("z", 21)]
-    ticks = [
-        (text.get_text(), text.get_position()[1]) for text in axes.get_yticklabels()
-    ]
+    ticks = [(t.get_text(), t.get_position()[1]) for t in axes.get_yticklabels()]
     assert ticks == [("a", 2.5), ("b", 7.5)]
     # Four screen pixels for each image pixel, so that none is larger than another.
     size = axes.get_position().size * figure.get_size_inches() * figure.dpi
