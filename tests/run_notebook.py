@@ -8,10 +8,12 @@ the result's metadata, so that a test can tell whether the outputs belong to the
 HW3_DATA_DIR, HW3_BACKUP_DIR and HW3_QUICK act as in the notebook.
 """
 
+import asyncio
 import base64
 import hashlib
 import io
 import pathlib
+import signal
 import sys
 
 import nbformat
@@ -83,9 +85,11 @@ def main(output):
             cell.outputs, cell.execution_count = [], None
     client = Client(
         notebook,
-        timeout=None,
-        kernel_name="python3",
         resources={"metadata": {"path": str(ROOT)}},
+        # nbclient's own answer to Ctrl-C is a page of tracebacks.
+        on_notebook_start=lambda notebook: (
+            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+        ),
     )
     try:
         client.execute()

@@ -57,5 +57,4 @@ def test_a_failed_run_keeps_neither_older_outputs_nor_their_hash(tmp_path, monke
     nbformat.write(notebook, run_notebook.NOTEBOOK)
     run_notebook.main(tmp_path / "out.ipynb")
     result = nbformat.read(tmp_path / "out.ipynb", as_version=4)
-    digest = run_notebook.code_hash(notebook)
-    assert result.metadata["executed_code_sha256"] == digest
+    assert result.metadata["executed_code_sha256"] == run_notebook.code_hash(notebook)
