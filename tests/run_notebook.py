@@ -18,6 +18,7 @@ import sys
 
 import nbformat
 from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
 from PIL import Image
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -86,15 +87,20 @@ def main(output):
     client = Client(
         notebook,
         resources={"metadata": {"path": str(ROOT)}},
-        # nbclient's own answer to Ctrl-C is a page of tracebacks.
         on_notebook_start=lambda notebook: (
-            asyncio.get_running_loop().remove_signal_handler(signal.SIGINT)
+            asyncio.get_running_loop().add_signal_handler(signal.SIGINT, interrupt)
         ),
     )
+
+    def interrupt():  # Ctrl-C ends the cell; nbclient would kill the kernel under it
+        asyncio.ensure_future(client.km.interrupt_kernel())
+
     try:
         client.execute()
         notebook.metadata["executed_code_sha256"] = code_hash(notebook)
-    except KeyboardInterrupt:
+    except CellExecutionError as error:
+        if error.ename != "KeyboardInterrupt":
+            raise
         sys.exit("\nStopped by Ctrl-C.")
     finally:  # a failed run is kept too: it shows where and why
         for cell in notebook.cells:

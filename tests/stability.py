@@ -22,7 +22,6 @@ import conftest
 import numpy as np
 import tensorflow as tf
 
-SKIPPED_STEPS = 100
 LOSS, NORM, LOWEST, HIGHEST = range(4)  # columns of the record of a training
 
 
@@ -58,12 +57,9 @@ def record_training(nb, model, record, stop, loss_fn, **arguments):
         return loss
 
     model.encode = encode
-    original, tf.keras.optimizers.Adam = tf.keras.optimizers.Adam, Adam
-    nb.EpochReport, report = Report, nb.EpochReport
-    try:
+    adam = mock.patch.object(tf.keras.optimizers, "Adam", Adam)
+    with adam, mock.patch.object(nb, "EpochReport", Report):
         history = nb.main_train_loop(model, loss_fn=recorded_loss, **arguments)
-    finally:
-        tf.keras.optimizers.Adam, nb.EpochReport = original, report
     return history.history["val_loss"][-1]
 
 
@@ -109,7 +105,7 @@ def main(args):
         design, arguments = make_settings(nb, name)
         steps = int(arguments["train_dataset"].cardinality())
         stop = args.epochs or arguments["epochs"]
-        skipped = min(SKIPPED_STEPS, steps * stop // 2)
+        skipped = min(100, steps * stop // 2)
         for seed in args.seeds:
             record = tf.Variable(tf.zeros((steps * arguments["epochs"] + 1, 4)))
             start, model = time.perf_counter(), nb.CVAE(**design, seed=seed)
