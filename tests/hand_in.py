@@ -26,9 +26,9 @@ def main(folder=ROOT / "executed"):
     page, pdf = folder / "HW3_VAE.html", folder / "HW3_VAE.pdf"
     html, _ = HTMLExporter().from_filename(NOTEBOOK)
     page.write_text(html.replace("</head>", HEAD, 1), encoding="utf-8")
-    options = ["--headless", "--no-sandbox", "--virtual-time-budget=60000"]
-    command = [CHROMIUM, *options, f"--print-to-pdf={pdf}", page]
-    subprocess.run(command, check=True, capture_output=True)  # it talks a lot
+    flags = "--headless --log-level=3 --no-sandbox --virtual-time-budget=60000".split()
+    command = [CHROMIUM, *flags, f"--print-to-pdf={pdf}", page]
+    subprocess.run(command, check=True)
     print(f"{page}\n{pdf}\nA line at their top says if the formulas are not drawn.")
 
 
