@@ -40,14 +40,24 @@ def load_notebook():
 
 @pytest.fixture(scope="session")
 def nb():
-    """The notebook's own functions, with two devices to distribute over."""
+    """The notebook's own functions, with eight devices to distribute over."""
     import tensorflow as tf
 
     # Must come before TensorFlow's first operation.
-    cpu = tf.config.list_physical_devices("CPU")[0]
-    two = [tf.config.LogicalDeviceConfiguration()] * 2
-    tf.config.set_logical_device_configuration(cpu, two)
+    [cpu] = tf.config.list_physical_devices("CPU")
+    eight = [tf.config.LogicalDeviceConfiguration()] * 8
+    tf.config.set_logical_device_configuration(cpu, eight)
     return load_notebook()
+
+
+@pytest.fixture(scope="session")
+def mirrored(nb):
+    """Function that makes a strategy over `n` of the devices."""
+    # TensorFlow's default, collective operations, needs a thread for each device: on
+    # two cores it is cancelled now and then.
+    reduction = nb.tf.distribute.ReductionToOneDevice()
+    strategy = nb.tf.distribute.MirroredStrategy
+    return lambda n: strategy([f"CPU:{i}" for i in range(n)], reduction)
 
 
 @pytest.fixture(autouse=True)
@@ -82,10 +92,12 @@ def make_model(nb):
 
 
 @pytest.fixture(autouse=True)
-def figures(monkeypatch):
-    """The figures that the notebook's functions show, as Matplotlib objects."""
+def figures(request, monkeypatch):
+    """What the notebook's functions show: pairs of Matplotlib figure and title."""
     shown = []
-    monkeypatch.setattr(plt, "show", lambda: shown.append(plt.gcf()))
+    if "nb" in request.fixturenames:
+        nb = request.getfixturevalue("nb")
+        monkeypatch.setattr(nb, "show_figure", lambda *pair: shown.append(pair))
     yield shown
     plt.close("all")
 
@@ -96,10 +108,9 @@ def make_blobs():
 
     def make(n, seed=0, size=8):
         generator = np.random.default_rng(seed)
-        labels = np.arange(n) % 2
-        images = generator.uniform(0.0, 0.2, size=(n, size, size, 1))
-        images[labels == 0, :, : size // 2] += 0.8
-        images[labels == 1, :, size // 2 :] += 0.8
-        return images.astype(np.float32), labels
+        images = generator.uniform(0.0, 0.2, (n, size, size, 1)).astype(np.float32)
+        images[::2, :, : size // 2] += 0.8
+        images[1::2, :, size // 2 :] += 0.8
+        return images, np.arange(n) % 2
 
     return make

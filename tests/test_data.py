@@ -1,5 +1,7 @@
 """load_dataset, its sources and damaged files; preprocess_images; make_dataset."""
 
+import subprocess
+import sys
 from unittest import mock
 
 import numpy as np
@@ -50,9 +52,7 @@ def test_load_dataset_says_what_is_missing(nb, keras_load, tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match="name must be one of.*cifar10.*mnist"):
         nb.load_dataset("fashion_mnist")
-    with pytest.raises(
-        FileNotFoundError, match="mnist.*no route.*network.*HW3_DATA_DIR"
-    ):
+    with pytest.raises(FileNotFoundError, match="mnist.*no route.*HW3_DATA_DIR"):
         nb.load_dataset("mnist")
     # A folder that was asked for and is wrong must not be passed over in silence.
     keras_load.side_effect = None
@@ -74,53 +74,34 @@ class Bomb:
         return exec, ("raise SystemExit",)
 
 
-def cut_off(path):
-    np.savez(path, **stored("mnist", 7))
-    path.write_bytes(path.read_bytes()[:2000])
-
-
 @pytest.mark.parametrize(
     "damage",
     [
-        cut_off,
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(b"<html>404 Not Found</html>" * 50),
+        lambda path: path.write_bytes(path.read_bytes()[:2000]),
         lambda path: np.savez(path, images=np.zeros(3), labels=np.zeros(3)),
         changed("x_train", lambda x: np.array([Bomb()])),
         changed("x_train", lambda x: x / 255.0),
-        changed("x_train", lambda x: x[:, :20]),
         changed("x_test", lambda x: x[..., None].repeat(3, axis=3)),
-        changed("x_test", lambda x: x[0]),
         changed("y_train", lambda y: y[:-1]),
         changed("y_train", lambda y: y + 10),
         changed("y_test", lambda y: y - 1.5),
     ],
 )
 def test_load_dataset_rejects_a_damaged_file(nb, damage, tmp_path, monkeypatch):
+    np.savez(tmp_path / "mnist.npz", **stored("mnist", 7))
     damage(tmp_path / "mnist.npz")
     monkeypatch.setenv("HW3_DATA_DIR", str(tmp_path))
-    with pytest.raises(ValueError, match="mnist|reshape"):
+    with pytest.raises(ValueError, match="mnist"):
         nb.load_dataset("mnist")
 
 
 def test_preprocess_images_scales_and_binarizes_at_one_half(nb):
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    scaled, binary = nb.preprocess_images(images), nb.preprocess_images(images, True)
-    assert scaled.dtype == binary.dtype == np.float32
     level = np.linspace(0, 1, 256).reshape(images.shape)
-    np.testing.assert_allclose(scaled, level, rtol=1e-6)
-    np.testing.assert_array_equal(binary, level > 0.5)
-
-
-def test_show_classes_shows_the_first_image_of_each_class(nb, rng, figures, capsys):
-    raw, labels = rng.integers(0, 256, (40, 4, 4, 1), np.uint8), np.arange(40) % 10
-    labels[:10] = labels[9::-1]
-    images = nb.preprocess_images(raw)
-    nb.show_classes("cifar10", [(raw, labels), (raw[:5], labels[:5])], [images] * 2)
-    mosaic = figures[0].axes[0].images[0].get_array()
-    np.testing.assert_array_equal(mosaic, np.hstack(images[9::-1])[..., 0])
-    train, test = capsys.readouterr().out.splitlines()
-    assert "(40, 4, 4, 1) uint8" in train and "float32" in train and "(5, 4" in test
+    for options, expected in [({}, level), ({"binarize": True}, level > 0.5)]:
+        computed = nb.preprocess_images(images, **options)
+        assert computed.dtype == np.float32
+        np.testing.assert_allclose(computed, expected, rtol=1e-6)
 
 
 # Images that carry their index, so that they can be followed.
@@ -152,3 +133,20 @@ def test_make_dataset_flips_half_of_the_images(nb, rng):
     flipped = np.all(batch == images[:, :, ::-1], axis=(1, 2, 3))
     assert np.all(flipped | np.all(batch == images, axis=(1, 2, 3)))
     assert 150 < flipped.sum() < 250
+
+
+def test_make_dataset_keeps_no_image_once_it_is_gone():
+    # In a process of its own, because the memory of all tests would be noise.
+    code = """if True:
+        import conftest, gc, numpy, psutil
+        nb = conftest.load_notebook()
+        images = numpy.zeros((5_000, 32, 32, 4), numpy.float32)  # 82 MB
+        for _ in range(5):
+            list(nb.make_dataset(images, 500).take(1))
+            gc.collect()
+            print(psutil.Process().memory_info().rss)
+    """
+    command = [sys.executable, "-c", code]
+    text = subprocess.check_output(command, cwd=ROOT / "tests", text=True)
+    first, *_, last = map(int, text.split())
+    assert last - first < 100_000_000
