@@ -44,13 +44,9 @@ def first_failure(notebook, group):
         path = pathlib.Path(folder, "mutated.ipynb")
         nbformat.write(notebook, path)
         options = ["-x", "-q", "-p", "no:cacheprovider", f"tests/test_{group}.py"]
-        process = subprocess.run(
-            [sys.executable, "-m", "pytest", *options],
-            cwd=ROOT,
-            env=os.environ | {"HW3_NOTEBOOK": str(path)},
-            capture_output=True,
-            text=True,
-        )
+        command = [sys.executable, "-m", "pytest", *options]
+        settings = dict(cwd=ROOT, env=os.environ | {"HW3_NOTEBOOK": str(path)})
+        process = subprocess.run(command, capture_output=True, text=True, **settings)
     failed = re.search(r"^(?:FAILED|ERROR) tests/.*?::(\S+)", process.stdout, re.M)
     return failed and failed[1]
 

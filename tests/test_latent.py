@@ -99,10 +99,10 @@ def test_walk_src_to_dst(nb, make_model, encodings, figures):
     model = make_model()
     one, other = np.float32([[1, -2, 0.5], [-1, 0, 2.5]])
     two, nine = (encodings[label].mean(axis=0) for label in (2, 9))
-    for start, end, n, given in [
-        (two, nine, 10, {}),
-        (one, other, 7, dict(steps=7, src_code=one, dst_code=other)),
-        (two, other, 3, dict(steps=3, dst_code=other)),
+    for start, end, n, ends, given in [
+        (two, nine, 10, "class means", {}),
+        (one, other, 7, "two codes", dict(steps=7, src_code=one, dst_code=other)),
+        (two, other, 3, "two codes", dict(steps=3, dst_code=other)),
     ]:
         walk = nb.walk_src_to_dst(model, encodings, 2, 9, **given)
         # A straight line in equal steps.
@@ -111,7 +111,8 @@ def test_walk_src_to_dst(nb, make_model, encodings, figures):
         figure, title = figures.pop()
         mosaic = figure.axes[0].images[0].get_array()
         np.testing.assert_allclose(mosaic, np.hstack(walk)[..., 0])
-        assert title == "Walk from class 2 to class 9"
+        between = f"walk from class 2 to class 9, between {ends}"
+        assert title == f"{model.name}: {between}"
 
 
 @pytest.mark.parametrize(("size", "window", "shape"), [(12, 11, -1), (8, 8, (-1, 1))])

@@ -33,11 +33,12 @@ def mmd_to_prior(z):
     """The unbiased squared MMD of codes against all of N(0, I), by integrals."""
     dim = z.shape[1]
     pairs = np.exp(-distance.pdist(z, "sqeuclidean") / dim)  # none with itself
+    within_codes = pairs.mean() if len(pairs) else 0
     # Squared distances to a normal draw follow a noncentral chi-squared law.
     laws = [stats.ncx2(dim, np.sum(code**2, dtype=float)) for code in z]
     to_prior = [law.expect(lambda r: np.exp(-r / dim)) for law in laws]
     within_prior = stats.chi2(dim).expect(lambda r: np.exp(-2 * r / dim))
-    return pairs.mean() + within_prior - 2 * np.mean(to_prior)
+    return within_codes + within_prior - 2 * np.mean(to_prior)
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
@@ -131,7 +132,7 @@ def test_kernel_and_mmd_against_scipy(nb, rng):
         np.testing.assert_allclose(compute_mmd(a, a[::-1]), 0, atol=1e-6)
 
 
-@pytest.mark.parametrize("dim", [1, 3, 20])
-def test_compute_mmd_to_prior_against_integrals(nb, rng, dim):
-    z = rng.normal(loc=0.4, scale=1.3, size=(7, dim)).astype(np.float32)
+@pytest.mark.parametrize(("n", "dim"), [(7, 1), (7, 3), (7, 20), (1, 3)])
+def test_compute_mmd_to_prior_against_integrals(nb, rng, n, dim):
+    z = rng.normal(loc=0.4, scale=1.3, size=(n, dim)).astype(np.float32)
     np.testing.assert_allclose(nb.compute_mmd_to_prior(z), mmd_to_prior(z), atol=2e-5)

@@ -1,5 +1,6 @@
 """CVAE: its shapes and layers, encoder and decoder, the noise."""
 
+import types
 from unittest import mock
 
 import numpy as np
@@ -52,7 +53,7 @@ def test_map_code_starts_where_the_image_is(nb, rng):
 
 @pytest.mark.parametrize(("size", "n", "dim"), [(0, 2, 4), (28, 3, 4), (8, 2, 6)])
 def test_CVAE_rejects_sizes_that_do_not_divide(nb, size, n, dim):
-    problem = f"multiple of strides .* got {size}; latent_dim .* got {dim}"
+    problem = f"img_size={size} must be a multiple .* latent_dim={dim} of"
     with pytest.raises(ValueError, match=problem):
         nb.CVAE(size, 1, dim, num_convolutions=n, map_code=True)
 
@@ -97,17 +98,18 @@ def test_every_replica_draws_its_own_noise(nb, mirrored, monkeypatch):
     strategy = mirrored(2)
     with strategy.scope():
         model = nb.CVAE(8, 1, 3, filters=2)
-    zeros = nb.tf.zeros((4, 3))
+        zeros = nb.tf.zeros((4, 3))
+        draws = [model.reparameterize(zeros, zeros)]  # for all replicas
     draw = nb.tf.function(lambda: strategy.run(model.reparameterize, (zeros, zeros)))
-    draws = [*draw().values, *draw().values]
-    get_context = mock.Mock()
-    monkeypatch.setattr(nb.tf.distribute, "get_replica_context", get_context)
-    for replica in (0, 1):  # only numbers under XLA, which has one CPU device
-        get_context().replica_id_in_sync_group = nb.tf.constant(replica)
+    draws += [*draw().values, *draw().values]
+    for number in nb.tf.constant([0, 1]):  # all that XLA, with one CPU device, needs
+        context = types.SimpleNamespace(replica_id_in_sync_group=number)
+        get_context = mock.Mock(return_value=context)
+        monkeypatch.setattr(nb.tf.distribute, "get_replica_context", get_context)
         model = nb.CVAE(8, 1, 3, filters=2)
         draw = nb.tf.function(model.reparameterize, jit_compile=True)
         draws.append(draw(zeros, zeros))
-    assert len(np.unique(draws)) == 6 * zeros.shape.num_elements()
+    assert len(np.unique(draws)) == 7 * zeros.shape.num_elements()
 
 
 def test_decode_and_sample_give_logits_and_their_sigmoid(make_model, rng):

@@ -214,11 +214,14 @@ def test_interrupted_training_goes_on_where_it_was(nb, start, monkeypatch, tmp_p
     monkeypatch.chdir(tmp_path)
     whole, curves, _ = start(nb.BACKUP_DIR)
     assert nb.BACKUP_DIR is None and list(tmp_path.iterdir()) == []
+    # If the first backup was cut off while it was written, the training starts anew.
+    weights = tmp_path / "full/blobs/latest.weights.h5"
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"cut off")
     for epoch in (2, 3):
         with pytest.raises(AssertionError):
             start(tmp_path, killed_in=epoch)
-    # If the last backup was cut off while it was written, the one before it serves.
-    weights = tmp_path / "full/blobs/latest.weights.h5"
+    # If the last one was, the one before it serves.
     weights.write_bytes(weights.read_bytes()[:1000])
     runs = [start(tmp_path)]
     (tmp_path / "full/blobs/training_metadata.json").write_text("")
@@ -265,8 +268,7 @@ def test_generate_and_display_images(nb, make_model, make_blobs, figures):
     np.testing.assert_allclose(reconstructions, expit(model.decode(code)), rtol=1e-4)
     [(figure, title)] = figures
     mosaic = np.vstack([np.hstack(images), np.hstack(reconstructions)])
-    shown = figure.axes[0].images[0].get_array()
-    np.testing.assert_allclose(shown, mosaic[..., 0])
+    np.testing.assert_allclose(figure.axes[0].images[0].get_array(), mosaic[..., 0])
     assert title.endswith("epoch 7")
 
 
@@ -282,8 +284,10 @@ def test_run_experiment_keeps_model_history_and_measures(nb, make_blobs, monkeyp
     monkeypatch.setattr(nb, "EPOCHS", 2)
     models, results = {}, {}
     data = make_blobs(128), make_blobs(90, seed=1)
+    batches = [nb.make_dataset(images, 32) for images, _ in data]
     strategy = tf.distribute.get_strategy()
-    nb.run_experiment("new", loss_fn, likelihood, strategy, models, results, *data)
+    stores = models, results, data, batches
+    nb.run_experiment("new", loss_fn, likelihood, strategy, *stores)
     [(name, model)] = models.items()
     assert name == model.name == "new" and list(results) == ["new"]
     loss = float(mean_code_loss(model, data[1][0])) - 7
