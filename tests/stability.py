@@ -62,7 +62,7 @@ def train_seeds(nb, name, seeds, epochs):
         decoded = nb.map_batches(model.sample, codes)
         qualities.append(nb.compute_psnr(test, decoded))
         row = [f"{np.min(logvars):.1f} to {np.max(logvars):.1f}"]
-        row += [f"{max(0, *np.diff(losses)):.2f}", f"{losses[-1]:.2f}"]
+        row += [f"{max([0, *np.diff(losses)]):.2f}", f"{losses[-1]:.2f}"]
         row += [f"{qualities[-1]:.2f} dB"]
         print(f"| {name} | {seed} | {' | '.join(row)} |", flush=True)
     if qualities:
