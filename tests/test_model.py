@@ -51,7 +51,7 @@ def test_map_code_starts_where_the_image_is(nb, rng):
         assert distances.min() == 0 and distances.max() <= 2
 
 
-@pytest.mark.parametrize(("size", "n", "dim"), [(0, 2, 4), (28, 3, 4), (8, 2, 6)])
+@pytest.mark.parametrize(("size", "n", "dim"), [(0, 2, 4), (28, 3, 9), (8, 2, 6)])
 def test_CVAE_rejects_sizes_that_do_not_divide(nb, size, n, dim):
     problem = f"img_size={size} must be a multiple .* latent_dim={dim} of"
     with pytest.raises(ValueError, match=problem):
