@@ -29,6 +29,7 @@ import conftest  # first: it silences TensorFlow's log and Matplotlib's windows
 import numpy as np
 import tensorflow as tf
 from scipy.linalg import sqrtm
+from stability import MODELS
 
 layers = tf.keras.layers
 TUTORIAL, KERAS_IO = "TensorFlow's tutorial", "keras.io"
@@ -36,7 +37,7 @@ EPOCHS = {TUTORIAL: 10, KERAS_IO: 3}
 LATENT_DIM, TUTORIAL_BATCH, KERAS_IO_BATCH = 2, 32, 128  # as published
 CONV = dict(kernel_size=3, strides=2, activation="relu")  # of both
 CLASSIFIER_EPOCHS = 8
-CIFAR10_MODELS = "bernoulli_kl calibrated_kl bernoulli_mmd calibrated_mmd".split()
+CIFAR10_MODELS = MODELS[1:]
 
 
 def print_table(title, header, rows):

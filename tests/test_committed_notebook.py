@@ -10,8 +10,8 @@ import nbformat
 import pytest
 from conftest import NOTEBOOK, ROOT
 from run_notebook import code_hash
+from stability import MODELS
 
-MODELS = "mnist bernoulli_kl calibrated_kl bernoulli_mmd calibrated_mmd".split()
 METRICS = """train_images epochs parameters latent_dim seconds_per_epoch test_elbo
 reconstruction kl psnr ssim mmd mmd_floor mmd_in_floors active_units median_sigma
 knn_accuracy data""".split()
