@@ -68,7 +68,7 @@ def test_benchmark(tiny, tmp_path, capsys, monkeypatch):
         seconds, elbo, _ = rows[name]
         assert float(seconds) > 0 and -800 < float(elbo) < -200
     assert rows["test images"][:2] == ["0.00", "0.0%"]
-    base = float(rows["Gaussian in PCA space, 49 components"][0])
+    base = float(rows["Gaussian in PCA space, 12 components"][0])
     for name in [name for name in rows if name.startswith("calibrated_kl")]:
         distance, share, _ = rows[name]
         ratio = float(share[:-1]) / 100
