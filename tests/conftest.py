@@ -9,108 +9,85 @@ import linecache
 import os
 import pathlib
 import types
+from unittest import mock
 
-import matplotlib
 import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import pytest
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-matplotlib.use("Agg")
-
+plt.switch_backend("Agg")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = pathlib.Path(os.environ.get("HW3_NOTEBOOK", ROOT / "HW3_VAE.ipynb"))
+SAVED = nbformat.read(NOTEBOOK, as_version=4)
+CODE_CELLS = [cell for cell in SAVED.cells if cell.cell_type == "code"]
+close = np.testing.assert_allclose
 
 
 def load_notebook():
     """A module that holds what the notebook's `def` cells define."""
+    cells = [cell for cell in CODE_CELLS if "def" in cell.metadata.get("tags", [])]
+    source = "\n".join(cell.source for cell in cells)
+    # AutoGraph and tracebacks look the source up by this name.
+    linecache.cache["<notebook>"] = len(source), None, source.splitlines(True), ""
     module = types.ModuleType("notebook")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("HW3_QUICK", raising=False)  # it would cut the data sets short
-        for i, cell in enumerate(nbformat.read(NOTEBOOK, as_version=4).cells):
-            if "def" in cell.metadata.get("tags", []):
-                # AutoGraph and tracebacks look the source up by this name.
-                name = f"<notebook cell {i}>"
-                lines = cell.source.splitlines(keepends=True)
-                linecache.cache[name] = (len(cell.source), None, lines, name)
-                exec(compile(cell.source, name, "exec"), module.__dict__)
+    with mock.patch.dict(os.environ, HW3_QUICK=""):  # 1 would cut data sets short
+        exec(compile(source, "<notebook>", "exec"), vars(module))
     return module
+
+
+def find_cell(text):
+    """The one code cell that contains a text."""
+    [cell] = [cell for cell in CODE_CELLS if text in cell.source]
+    return cell
+
+
+def printed(cell):
+    """The text that a code cell printed."""
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def make_blobs(n, seed=0):
+    """Images `[n, 8, 8, 1]` of two classes, left or right half bright; labels `[n]`."""
+    labels = np.arange(n) % 2
+    bright = np.arange(8)[:, None] // 4 == labels[:, None, None, None]
+    images = 0.8 * bright + np.random.default_rng(seed).uniform(0, 0.2, (n, 8, 8, 1))
+    return images.astype(np.float32), labels
+
+
+def make_model(nb, kind="CVAE"):
+    """A small model whose outputs are far from constant.
+
+    At Keras's initialisation every mean, log variance and logit is close to 0, where
+    many errors are invisible, so all weights are drawn anew.
+    """
+    model = getattr(nb, kind)(8, 1, latent_dim=3, filters=4)
+    for variable in model.trainable_variables:
+        scale = 1.5 / np.sqrt(np.prod(variable.shape[:-1]))
+        variable.assign(scale * np.random.default_rng(1).normal(size=variable.shape))
+    return model
 
 
 @pytest.fixture(scope="session")
 def nb():
-    """The notebook's own functions, with eight devices to distribute over."""
+    """The notebook's own functions, where TensorFlow sees two devices."""
     import tensorflow as tf
 
-    # Must come before TensorFlow's first operation.
+    two = [tf.config.LogicalDeviceConfiguration()] * 2
     [cpu] = tf.config.list_physical_devices("CPU")
-    eight = [tf.config.LogicalDeviceConfiguration()] * 8
-    tf.config.set_logical_device_configuration(cpu, eight)
+    tf.config.set_logical_device_configuration(cpu, two)
     return load_notebook()
 
 
-@pytest.fixture(scope="session")
-def mirrored(nb):
-    """Function that makes a strategy over `n` of the devices."""
-    # TensorFlow's default, collective operations, needs a thread for each device: on
-    # two cores it is cancelled now and then.
-    reduction = nb.tf.distribute.ReductionToOneDevice()
-    strategy = nb.tf.distribute.MirroredStrategy
-    return lambda n: strategy([f"CPU:{i}" for i in range(n)], reduction)
-
-
-@pytest.fixture(autouse=True)
-def no_data_folder(monkeypatch):
-    """Tests must not depend on the data folder of whoever runs them."""
-    monkeypatch.delenv("HW3_DATA_DIR", raising=False)
+@pytest.fixture
+def figures(nb, monkeypatch):
+    """What the notebook's functions show: pairs of Matplotlib figure and title."""
+    shown = []
+    monkeypatch.setattr(nb, "show_figure", lambda *pair: shown.append(pair))
+    yield shown
+    plt.close("all")
 
 
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
-
-
-@pytest.fixture
-def make_model(nb):
-    """Function that builds a small CVAE whose outputs are far from constant.
-
-    At Keras's initialisation every mean, log variance and logit is close to 0, where
-    many errors are invisible, so all weights are drawn anew.
-    """
-
-    def build(**arguments):
-        settings = dict(img_size=8, num_channels=1, latent_dim=3, filters=4)
-        model = nb.CVAE(**(settings | arguments))
-        weights = np.random.default_rng(1)
-        for variable in model.trainable_variables:
-            scale = 1.5 / np.sqrt(max(1, np.prod(variable.shape[:-1])))
-            variable.assign(scale * weights.normal(size=variable.shape))
-        return model
-
-    return build
-
-
-@pytest.fixture(autouse=True)
-def figures(request, monkeypatch):
-    """What the notebook's functions show: pairs of Matplotlib figure and title."""
-    shown = []
-    if "nb" in request.fixturenames:
-        nb = request.getfixturevalue("nb")
-        monkeypatch.setattr(nb, "show_figure", lambda *pair: shown.append(pair))
-    yield shown
-    plt.close("all")
-
-
-@pytest.fixture(scope="session")
-def make_blobs():
-    """Function that makes images of two classes: left or right half bright."""
-
-    def make(n, seed=0, size=8):
-        generator = np.random.default_rng(seed)
-        images = generator.uniform(0.0, 0.2, (n, size, size, 1)).astype(np.float32)
-        images[::2, :, : size // 2] += 0.8
-        images[1::2, :, size // 2 :] += 0.8
-        return images, np.arange(n) % 2
-
-    return make
