@@ -54,6 +54,7 @@ def test_plot_latent_space(nb, figures, rng, labels):
         close(grey, np.concatenate(list(encodings.values())))
 
 
+@pytest.mark.filterwarnings("default::UserWarning")  # axes without extent
 @pytest.mark.parametrize("dim", [1, 2, 5])
 def test_plot_latent_space_of_one_code(nb, figures, dim):
     nb.plot_latent_space({3: np.ones((1, dim), np.float32)})
