@@ -6,7 +6,7 @@ from conftest import close, find_cell, make_blobs, make_model
 from sklearn.decomposition import PCA
 from sklearn.neighbors import KNeighborsClassifier
 
-pytestmark = pytest.mark.filterwarnings("error::UserWarning", "error::RuntimeWarning")
+pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 
 
 @pytest.mark.parametrize("n", [1, 200, 403])
@@ -54,7 +54,6 @@ def test_plot_latent_space(nb, figures, rng, labels):
         close(grey, np.concatenate(list(encodings.values())))
 
 
-@pytest.mark.filterwarnings("default::UserWarning")  # axes without extent
 @pytest.mark.parametrize("dim", [1, 2, 5])
 def test_plot_latent_space_of_one_code(nb, figures, dim):
     nb.plot_latent_space({3: np.ones((1, dim), np.float32)})
