@@ -18,7 +18,7 @@ import sys
 import nbformat
 from nbclient import NotebookClient
 from nbformat.v4 import new_output
-from PIL import Image
+from PIL import Image, ImageChops
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 NOTEBOOK = ROOT / "HW3_VAE.ipynb"
@@ -39,16 +39,20 @@ def code_hash(notebook):
     return hashlib.sha256(code.encode()).hexdigest()
 
 
-def drop_opacity(data):
-    """A PNG, base64, without an alpha channel that is opaque everywhere.
+def shrink_picture(data):
+    """A smaller PNG, base64, with the same pixels.
 
-    No pixel changes, and the file becomes smaller.
+    An alpha channel that is opaque everywhere goes; up to 256 colours become a palette.
     """
     picture = Image.open(io.BytesIO(base64.b64decode(data)))
     if picture.mode != "RGBA" or picture.getextrema()[3] != (255, 255):
         return data
+    picture = picture.convert("RGB")
+    with_palette = picture.quantize(256)
+    if ImageChops.difference(with_palette.convert("RGB"), picture).getbbox() is None:
+        picture = with_palette
     buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "png", optimize=True)
+    picture.save(buffer, "png", optimize=True)
     return base64.b64encode(buffer.getvalue()).decode()
 
 
@@ -74,7 +78,7 @@ def clean_outputs(outputs):
     cleaned = []
     for output in [o for o in outputs if o.get("name") != "stderr"]:
         if "image/png" in output.get("data", {}):
-            output.data["image/png"] = drop_opacity(output.data["image/png"])
+            output.data["image/png"] = shrink_picture(output.data["image/png"])
         if cleaned and "stream" == output.output_type == cleaned[-1].output_type:
             cleaned[-1].text += output.text
         else:

@@ -35,13 +35,11 @@ def train_on_seed(nb, name, seed, epochs):
     loss_fn = nb.compute_mmd_loss if name == "bernoulli_mmd" else nb.compute_loss
     logvars = []
 
-    def record(model, epoch, sample, originals):
-        logvars.append(model.encode(sample)[1].numpy())
+    def record(model, *rest):
+        logvars.append(model.encode(test[:1000])[1].numpy())
 
     nb.generate_and_display_images = record
-    history = nb.main_train_loop(
-        model, batches, test_batches, epochs, loss_fn, test[:1000]
-    )
+    history = nb.main_train_loop(model, batches, test_batches, epochs, loss_fn)
     losses = history["val_loss"]
     mean, _ = nb.encode_images(model, test)
     psnr = nb.compute_psnr(test, nb.map_batches(model.sample, mean))

@@ -36,13 +36,13 @@ def test_load_dataset_from_folder_and_download(nb, monkeypatch, name, channels):
 def test_load_dataset_says_what_is_missing(nb, tmp_path, monkeypatch):
     no_network = mock.Mock(side_effect=OSError("no route to host"))
     monkeypatch.setattr(nb.tf.keras.datasets.mnist, "load_data", no_network)
-    for name, folder, error, text in [
-        ("svhn", "", ValueError, "mnist.*cifar10.*svhn"),
-        ("mnist", "", ValueError, "mnist.*no route to host.*HW3_DATA_DIR"),
-        ("mnist", str(tmp_path), FileNotFoundError, r"mnist\.npz"),  # no download
+    for name, folder, text in [
+        ("svhn", "", "mnist.*cifar10.*svhn"),
+        ("mnist", "", "mnist.*no route to host.*HW3_DATA_DIR"),
+        ("mnist", str(tmp_path), r"No such file.*mnist\.npz.*HW3_DATA_DIR"),
     ]:
         monkeypatch.setenv("HW3_DATA_DIR", folder)
-        with pytest.raises(error, match=text):
+        with pytest.raises(ValueError, match=text):
             nb.load_dataset(name)
 
 

@@ -34,7 +34,9 @@ def test_project_to_plane_against_scikit_learn(nb, rng):
         assert f"{share:.1%} of the variance" in name
     plane, names = nb.project_to_plane(codes[:, :2])
     assert np.all(plane == codes[:, :2]) and names == ["z[0]", "z[1]"]
-    close(nb.project_to_plane(codes[:, :1])[0], codes[:, :1] * [1, 0])
+    line, names = nb.project_to_plane(codes[:, :1])
+    close(line, codes[:, :1] * [1, 0])
+    assert names == ["z[0]", ""]
 
 
 @pytest.mark.parametrize("labels", [range(10), [2, 5, 9]], ids=["all", "three"])

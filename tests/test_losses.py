@@ -88,6 +88,12 @@ def test_losses_stay_finite(nb, network, push, kind):
         assert all(np.all(np.isfinite(value)) for value in (loss, *gradients))
 
 
+def test_mmd_to_prior_of_few_codes(nb, rng):
+    z = rng.normal(size=(2, 3)).astype(np.float32)
+    close(nb.compute_mmd_to_prior(z), mmd_to_prior(z), rtol=1e-3)
+    assert np.isfinite(nb.compute_mmd_to_prior(z[:1]))  # a last batch of one image
+
+
 def test_kernel_and_mmd_against_scipy(nb, rng):
     a = rng.normal(size=(300, 4)).astype(np.float32)
     b = rng.normal(loc=0.7, scale=1.5, size=(200, 4)).astype(np.float32)

@@ -42,16 +42,16 @@ def test_HW3_QUICK(monkeypatch, text):
     wrong = pytest.raises(ValueError, match="true")
     with wrong if text == "true" else contextlib.nullcontext():
         exec(find_cell("HW3_QUICK").source, settings)
-        assert settings["QUICK"] is (settings["MAX_STEPS"] > 0) is ("1" in text)
+        assert bool(settings["QUICK"]) is (settings["MAX_STEPS"] > 0) is ("1" in text)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="Windows cannot run this script")
-@pytest.mark.parametrize("dot", ["", "#!/bin/sh\nwhile read a; do :; done\nexit 1\n"])
-def test_flow_charts_explain_a_dot_that_fails(nb, monkeypatch, tmp_path, capsys, dot):
+@pytest.mark.parametrize("mode", [None, 0o755, 0o644])  # missing, failing, forbidden
+def test_flow_charts_explain_a_dot_that_fails(nb, monkeypatch, tmp_path, capsys, mode):
     monkeypatch.setenv("PATH", str(tmp_path))
-    if dot:
-        (tmp_path / "dot").write_text(dot)
-        (tmp_path / "dot").chmod(0o755)
+    if mode:
+        (tmp_path / "dot").write_text("#!/bin/sh\nexit 1\n")
+        (tmp_path / "dot").chmod(mode)
     models = dict.fromkeys(["mnist_untrained", "cifar10_untrained"], make_model(nb))
     exec(find_cell("model_to_dot").source, vars(nb) | models)
     assert capsys.readouterr().out.count("No flow chart") == 2

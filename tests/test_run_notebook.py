@@ -83,11 +83,13 @@ def test_a_failed_run_keeps_neither_older_outputs_nor_their_hash(run):
 
 
 @pytest.mark.parametrize("alpha", [255, 100])
-def test_drop_opacity_changes_no_pixel(rng, alpha):
-    pixels = rng.integers(0, 256, size=(20, 30, 4))
+@pytest.mark.parametrize("colours", [2, 256])
+def test_shrink_picture_changes_no_pixel(rng, alpha, colours):
+    pixels = rng.integers(0, colours, size=(20, 30, 4))
     pixels[..., 3] = alpha
     before = encode_png(pixels)
-    after = run_notebook.drop_opacity(before)
+    after = run_notebook.shrink_picture(before)
     picture = Image.open(io.BytesIO(base64.b64decode(after)))
     np.testing.assert_array_equal(picture.convert("RGBA"), pixels)
     assert (len(after) < len(before)) == (alpha == 255)
+    assert (picture.mode == "P") == (alpha == 255 and colours == 2)

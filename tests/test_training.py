@@ -31,11 +31,11 @@ def test_main_train_loop_learns_and_reports(nb, train, monkeypatch, capsys, name
     monkeypatch.setattr(nb, "MMD_WEIGHT", 100.0)  # the images hold few nats
     monkeypatch.setattr(nb, "show_image_grid", lambda rows, title: print(len(rows)))
     model = nb.CVAE(8, 1, latent_dim=2, filters=8)
-    history = train(model, 10, getattr(nb, name), make_blobs(3)[0], 4)
+    history = train(model, 10, getattr(nb, name), 4)
     text = capsys.readouterr().out
     line = r"Epoch +(\d+)/10 \| time (\d+\.\d) s \| test (ELBO -|loss )(\d+\.\d\d)\n"
-    # The originals are above the reconstructions in the first strip only.
-    assert re.sub(line, r"\1 ", text) == "1 2 3 4 2\n5 6 7 8 1\n9 10 "
+    # The originals are above the reconstructions in the first picture only.
+    assert re.sub(line, r"\1 ", text) == "1 2 3 4 2\n5 6 7 8 1\n9 10 1\n"
     _, seconds, words, losses = zip(*re.findall(line, text), strict=True)
     assert set(words) == {"ELBO -" if name == "compute_loss" else "loss "}
     close(np.float64(losses), history["val_loss"], atol=0.006)
@@ -76,6 +76,10 @@ def test_main_train_loop_refuses_before_any_work(nb, monkeypatch):
     monkeypatch.setattr(nb.CVAE, "fit", None)
     images, _ = make_blobs(20)
     good = nb.make_dataset(images, 4)
+    with pytest.raises(ValueError, match="epoch.*batch.*float32"):
+        nb.main_train_loop(None, good, tf.data.Dataset.zip(good, good), 1)
+    with pytest.raises(ValueError, match="every"):
+        nb.main_train_loop(None, good, good, 1, every=0)
     for dataset, epochs in [
         (good, 0),
         (nb.make_dataset(images, 32, training=True), 2),  # larger than the data
