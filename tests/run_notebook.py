@@ -45,7 +45,7 @@ def shrink_picture(data):
     An alpha channel that is opaque everywhere goes; up to 256 colours become a palette.
     """
     picture = Image.open(io.BytesIO(base64.b64decode(data)))
-    if picture.mode != "RGBA" or picture.getextrema()[3] != (255, 255):
+    if picture.convert("RGBA").getextrema()[3] != (255, 255):
         return data
     picture = picture.convert("RGB")
     with_palette = picture.quantize(256)

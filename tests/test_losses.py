@@ -77,21 +77,16 @@ def test_likelihoods_and_losses_against_scipy(nb, rng, monkeypatch, kind):
 @pytest.mark.parametrize("kind", LIKELIHOODS)
 @pytest.mark.parametrize("push", [1e4, -1e4])
 @pytest.mark.parametrize("network", ["encoder", "decoder"])
-def test_losses_stay_finite(nb, network, push, kind):
+@pytest.mark.parametrize("n", [6, 1])  # the last batch of a test may have one image
+def test_losses_stay_finite(nb, network, push, kind, n):
     model = make_model(nb, kind)
     bias = getattr(model, network).layers[-1].bias
     bias.assign_add(push * np.ones(bias.shape))
     for loss_fn in (nb.compute_loss, nb.compute_mmd_loss):
         with nb.tf.GradientTape() as tape:
-            loss = loss_fn(model, make_blobs(6)[0])
+            loss = loss_fn(model, make_blobs(n)[0])
         gradients = tape.gradient(loss, model.trainable_variables)
         assert all(np.all(np.isfinite(value)) for value in (loss, *gradients))
-
-
-def test_mmd_to_prior_of_few_codes(nb, rng):
-    z = rng.normal(size=(2, 3)).astype(np.float32)
-    close(nb.compute_mmd_to_prior(z), mmd_to_prior(z), rtol=1e-3)
-    assert np.isfinite(nb.compute_mmd_to_prior(z[:1]))  # a last batch of one image
 
 
 def test_kernel_and_mmd_against_scipy(nb, rng):
