@@ -35,7 +35,7 @@ def train_on_seed(nb, name, seed, epochs):
     loss_fn = nb.compute_mmd_loss if name == "bernoulli_mmd" else nb.compute_loss
     logvars = []
 
-    def record(model, *rest):
+    def record(model, epoch, test_sample, originals):
         logvars.append(model.encode(test[:1000])[1].numpy())
 
     nb.generate_and_display_images = record
