@@ -38,7 +38,7 @@ def test_no_function_default_holds_a_constant():
 @pytest.mark.parametrize("text", ["", "0", "1", "1 ", "true"])
 def test_HW3_QUICK(monkeypatch, text):
     monkeypatch.setenv("HW3_QUICK", text)
-    settings = {}
+    settings = {"os": os}
     wrong = pytest.raises(ValueError, match="true")
     with wrong if text == "true" else contextlib.nullcontext():
         exec(find_cell("HW3_QUICK").source, settings)

@@ -34,8 +34,8 @@ def test_main_train_loop_learns_and_reports(nb, train, monkeypatch, capsys, name
     history = train(model, 10, getattr(nb, name), 4)
     text = capsys.readouterr().out
     line = r"Epoch +(\d+)/10 \| time (\d+\.\d) s \| test (ELBO -|loss )(\d+\.\d\d)\n"
-    # The originals are above the reconstructions in the first picture only.
-    assert re.sub(line, r"\1 ", text) == "1 2 3 4 2\n5 6 7 8 1\n9 10 1\n"
+    # The first and the last picture show the originals above the reconstructions.
+    assert re.sub(line, r"\1 ", text) == "1 2\n2 3 4 1\n5 6 7 8 1\n9 10 2\n"
     _, seconds, words, losses = zip(*re.findall(line, text), strict=True)
     assert set(words) == {"ELBO -" if name == "compute_loss" else "loss "}
     close(np.float64(losses), history["val_loss"], atol=0.006)
@@ -101,4 +101,4 @@ def test_generate_and_display_images(nb, figures, rng):
     close(decoded, expit(model.decode(code)), rtol=1e-4)
     mosaic = np.vstack([np.hstack(images), np.hstack(decoded)])
     close(figures[0][0].axes[0].images[0].get_array(), mosaic[..., 0])
-    assert figures[0][1] == "epoch 7"
+    assert figures[0][1] == f"{model.name}, epoch 7"
