@@ -24,6 +24,11 @@ CODE_CELLS = [cell for cell in SAVED.cells if cell.cell_type == "code"]
 close = np.testing.assert_allclose
 
 
+def pytest_configure():
+    """Keep workers and kernels to one thread each, or they wait for one another."""
+    os.environ.update(OPENBLAS_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1")
+
+
 def load_notebook():
     """A module that holds what the notebook's `def` cells define."""
     cells = [cell for cell in CODE_CELLS if "def" in cell.metadata.get("tags", [])]
