@@ -25,7 +25,7 @@ close = np.testing.assert_allclose
 
 
 def pytest_configure():
-    """Keep workers and kernels to one thread each, or they wait for one another."""
+    """Keep TensorFlow, and the kernels' NumPy, to one thread for each of two workers."""
     os.environ.update(OPENBLAS_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1")
 
 

@@ -81,9 +81,12 @@ def test_walk_src_to_dst(nb, rng, figures):
     encodings = {i: rng.normal(i, size=(i, 3)).astype(np.float32) for i in (2, 9)}
     one, other = np.float32([[1, -2, 0.5], [-1, 0, 2.5]])
     means = [codes.mean(axis=0) for codes in encodings.values()]
-    for n, *ends in [(10,), (7, one, other), (3, None, one)]:
-        walk = nb.walk_src_to_dst(model, encodings, 2, 9, n, *ends)
-        start, end = {10: means, 7: (one, other), 3: (means[0], one)}[n]
+    for n, given, (start, end) in [
+        (10, (), means),
+        (7, (one, other), (one, other)),
+        (3, (None, one), (means[0], one)),
+    ]:
+        walk = nb.walk_src_to_dst(model, encodings, 2, 9, n, *given)
         codes = [start + (end - start) * i / (n - 1) for i in range(n)]
         close(walk, model.sample(np.stack(codes)), atol=1e-5)
         figure, title = figures.pop()
