@@ -25,7 +25,7 @@ close = np.testing.assert_allclose
 
 
 def pytest_configure():
-    """Keep TensorFlow, and the kernels' NumPy, to one thread for each of two workers."""
+    """Keep TensorFlow, and NumPy in the kernels, to one thread for each worker."""
     os.environ.update(OPENBLAS_NUM_THREADS="1", TF_NUM_INTRAOP_THREADS="1")
 
 

@@ -32,12 +32,12 @@ def test_main_train_loop_learns_and_reports(nb, train, monkeypatch, capsys, name
     monkeypatch.setattr(nb, "show_image_grid", lambda rows, title: print(len(rows)))
     model = nb.CVAE(8, 1, latent_dim=2, filters=8)
     is_elbo = name == "compute_loss"
-    show_all = is_elbo  # or the first and the last epoch only
-    history = train(model, 10, getattr(nb, name), show_all)
+    # Shows all epochs, or the first and the last only.
+    history = train(model, 10, getattr(nb, name), is_elbo)
     text = capsys.readouterr().out
     line = r"Epoch +(\d+)/10 \| time (\d+\.\d) s \| test (ELBO -|loss )(\d+\.\d\d)\n"
     # The first and the last picture show the originals above the reconstructions.
-    middle = "".join(f"{i} 1\n" if show_all else f"{i} " for i in range(2, 10))
+    middle = "".join(f"{i} 1\n" if is_elbo else f"{i} " for i in range(2, 10))
     assert re.sub(line, r"\1 ", text) == f"1 2\n{middle}10 2\n"
     _, seconds, words, losses = zip(*re.findall(line, text), strict=True)
     assert set(words) == {"ELBO -" if is_elbo else "loss "}
