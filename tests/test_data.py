@@ -50,6 +50,7 @@ def test_load_dataset_rejects_damaged_data(nb, write, tmp_path):
     for length, arrays, named in [
         (None, dict(x_train=np.array([print])), "allow_pickle=False"),  # could run code
         (None, dict(x_train=np.zeros((10, 28, 28))), "float64"),
+        (None, dict(x_test=np.zeros((10, 28, 28, 3), np.uint8)), "28, 28, 3"),
         (None, dict(y_train=np.zeros(6, int)), "6 labels"),
         (None, dict(y_test=np.eye(10, dtype=int)), "labels"),
         (None, dict(y_train=np.arange(10, 20)), "19"),

@@ -80,11 +80,10 @@ def test_main_train_loop_refuses_before_any_work(nb, monkeypatch):
     monkeypatch.setattr(nb.CVAE, "fit", None)
     images, _ = make_blobs(20)
     good = nb.make_dataset(images, 4)
-    pairs = tf.data.Dataset.zip(good, good)
     for bad in [
         nb.make_dataset(images, 32, training=True),  # a batch larger than the data
         nb.make_dataset(images, 1, training=True),
-        pairs,
+        tf.data.Dataset.zip(good, good),  # pairs
         good.map(lambda x: tf.cast(x, tf.float64)),
         good.filter(lambda x: True),  # of unknown length
     ]:
