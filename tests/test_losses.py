@@ -59,7 +59,7 @@ def test_likelihoods_and_losses_against_scipy(nb, rng, monkeypatch, kind):
     monkeypatch.setattr(nb, "MMD_WEIGHT", 77.0)  # a changed constant takes effect
     for loss, regularizer in [
         (nb.compute_loss(model, x), kl),
-        (nb.make_weighted_loss(nb.compute_loss, 0.1)(model, x), 0.1 * kl),
+        (nb.make_weighted_kl_loss(0.1)(model, x), 0.1 * kl),
         (nb.compute_mmd_loss(model, x), 77 * mmd),
         (nb.compute_mmd_loss(model, x, 1e4), 1e4 * mmd),
     ]:
