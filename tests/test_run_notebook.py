@@ -22,7 +22,7 @@ To enable the following instructions: AVX2 AVX512F FMA, rebuild TensorFlow ...
 
 
 def encode_png(pixels):
-    """A PNG of an array `[H, W, 3]`, base64."""
+    """A PNG of an array `[H, W, 3 or 4]`, base64."""
     buffer = io.BytesIO()
     Image.fromarray(np.uint8(pixels)).save(buffer, "png")
     return base64.b64encode(buffer.getvalue()).decode()
@@ -84,9 +84,10 @@ def test_a_failed_run_keeps_neither_older_outputs_nor_their_hash(run):
 
 
 def test_shrink_picture_changes_no_pixel(rng):
-    pixels = rng.integers(0, 2, size=(20, 30, 3))
+    pixels = rng.integers(0, 256, size=(20, 30, 4))
+    pixels[..., 3] = 255  # opaque, as figures are
     before = encode_png(pixels)
     after = run_notebook.shrink_picture(before)
     picture = Image.open(io.BytesIO(base64.b64decode(after)))
-    np.testing.assert_array_equal(picture.convert("RGB"), pixels)
+    np.testing.assert_array_equal(picture.convert("RGBA"), pixels)
     assert len(after) < len(before)
