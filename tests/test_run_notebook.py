@@ -83,8 +83,9 @@ def test_a_failed_run_keeps_neither_older_outputs_nor_their_hash(run):
     assert "executed_code_sha256" not in saved.metadata
 
 
-def test_shrink_picture_changes_no_pixel(rng):
-    pixels = rng.integers(0, 256, size=(20, 30, 4))
+@pytest.mark.parametrize("colours", [2, 256])  # a palette, and none
+def test_shrink_picture_changes_no_pixel(rng, colours):
+    pixels = rng.integers(0, colours, size=(20, 30, 4))
     pixels[..., 3] = 255  # opaque, as figures are
     before = encode_png(pixels)
     after = run_notebook.shrink_picture(before)
