@@ -67,7 +67,7 @@ def test_every_cell_runs_twice_in_one_kernel(monkeypatch, tmp_path):
     notebook.cells = copy.deepcopy([*CODE_CELLS, *CELLS])
     for cell in notebook.cells:
         if "\nKL_WEIGHTS = " in cell.source:
-            # One epoch is enough, and one short training.
+            # One epoch is enough, and one other weight.
             cell.source += "\nKL_WEIGHTS = (1,)"
             cell.source += "\nMNIST_EPOCHS = CIFAR10_EPOCHS = 1"
     resources = {"metadata": {"path": str(tmp_path)}}
